@@ -1,0 +1,1 @@
+"""Lineal: models that stay good in production, and answers that can be proven."""
