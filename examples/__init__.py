@@ -1,0 +1,1 @@
+"""Projects that show Lineal at work."""

@@ -1,0 +1,1 @@
+"""Feature views, point-in-time training sets and online features."""

@@ -1,0 +1,1 @@
+"""The append-only event log, its proofs and the lineage graph."""

@@ -1,0 +1,1 @@
+"""Periods, drift, outcomes, performance and alarms."""

@@ -1,0 +1,1 @@
+"""Bundles, gates, approvals, endpoints and arms."""

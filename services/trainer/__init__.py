@@ -1,0 +1,1 @@
+"""Tuning, fitting, calibration, evaluation and cards."""

@@ -1,0 +1,1 @@
+"""Sagas, their activities, the worker and the bridge that starts them from events."""
