@@ -1,1 +1,1 @@
-"""How any service of Lineal runs: settings, server, log client, projections, artifacts, telemetry. No ML word in here."""
+"""How any service of Lineal runs: settings, server, log client, projections, artifacts, telemetry. No ML word here."""

@@ -1,0 +1,139 @@
+"""What happens around every RPC, as plain functions: the caller's context, the deadline, the span, the metric, the error.
+
+`chassis.interceptors` puts them under grpc.aio; a threaded server can put them under its own adapter.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from chassis.context import ACTOR, CAUSATION_ID, CORRELATION_ID, Caller, acting_as, caller, deadline_in, time_left
+from chassis.errors import LinealError
+from chassis.statuses import code_of, status_of
+from chassis.telemetry import Telemetry
+
+_logger = logging.getLogger(__name__)
+_PROPAGATOR = TraceContextTextMapPropagator()
+# What is called every second by supervisors would bury everything else.
+_UNTRACED = "/grpc.health.v1.Health/"
+# What a server tells its own fault by, from the RPC conventions; the others are the caller's.
+_SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+# What is kept back of a deadline when it is passed on, so that this service can still answer in time.
+_MARGIN_SECONDS = 0.02
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass
+class Call:
+    """One RPC on its way: `code` is what it ends with."""
+
+    method: str
+    span: Span
+    code: str = "OK"
+    error: BaseException | None = None
+
+
+def caller_of(metadata: Metadata) -> Caller:
+    """Return who calls, from the metadata of an RPC."""
+    values = {key: value for key, value in metadata if isinstance(value, str)}
+    known = {
+        "actor": values.get(ACTOR, ""),
+        "correlation_id": values.get(CORRELATION_ID, ""),
+        "causation_id": values.get(CAUSATION_ID, ""),
+    }
+    return Caller(**{name: value[:256] for name, value in known.items() if value})
+
+
+@contextmanager
+def server_call(
+    telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None
+) -> Iterator[Call]:
+    """Serve one RPC within this block: context, deadline, span and duration are those of the call."""
+    metadata = list(metadata)
+    name = method.lstrip("/")
+    attributes = {"rpc.system.name": "grpc", "rpc.method": name}
+    carrier = {key: value for key, value in metadata if isinstance(value, str)}
+    parent = _PROPAGATOR.extract(carrier)
+    start = time.perf_counter()
+    span = (
+        trace.INVALID_SPAN
+        if method.startswith(_UNTRACED)
+        else telemetry.tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+    )
+    call = Call(method, span)
+    with acting_as(caller_of(metadata)), deadline_in(seconds), trace.use_span(span, end_on_exit=True):
+        span.set_attribute("lineal.correlation_id", caller().correlation_id)
+        try:
+            yield call
+        finally:
+            _finish(call, call.code in _SERVER_FAULTS)
+            if not method.startswith(_UNTRACED):
+                telemetry.server_duration.record(time.perf_counter() - start, _ended(attributes, call.code))
+
+
+def failed(call: Call, error: BaseException) -> Status:
+    """Note how a call failed and return the status to answer with."""
+    code = code_of(error)
+    call.code, call.error = code.name, error
+    if code is grpc.StatusCode.INTERNAL:
+        _logger.error("%s failed", call.method, exc_info=error)
+    elif isinstance(error, LinealError):
+        _logger.info("%s refused: %s: %s", call.method, error.reason, error.message)
+    return status_of(error)
+
+
+@contextmanager
+def client_call(telemetry: Telemetry, method: str, target: str) -> Iterator[Call]:
+    """Make one RPC within this block: span and duration are those of the call."""
+    name = method.lstrip("/")
+    attributes = {"rpc.system.name": "grpc", "rpc.method": name, "server.address": target}
+    start = time.perf_counter()
+    span = telemetry.tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+    call = Call(method, span)
+    with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield call
+        finally:
+            _finish(call, call.code != "OK")
+            telemetry.client_duration.record(time.perf_counter() - start, _ended(attributes, call.code))
+
+
+def client_metadata(service: str) -> list[tuple[str, str]]:
+    """Return the metadata that carries the current caller and trace on; without a caller the service acts itself."""
+    who = caller()
+    actor = who.actor if who.actor != Caller.actor else f"service:{service}"
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    sent = [(ACTOR, actor), (CORRELATION_ID, who.correlation_id), *carrier.items()]
+    return [*sent, (CAUSATION_ID, who.causation_id)] if who.causation_id else sent
+
+
+def client_timeout(given: float | None, default: float) -> float:
+    """Return the timeout of a unary call: the given or default one, never more than what is left of our own deadline."""
+    own = default if given is None else given
+    left = time_left()
+    return own if left is None else max(0.0, min(own, left - _MARGIN_SECONDS))
+
+
+def _ended(attributes: dict[str, str], code: str) -> dict[str, str]:
+    ended = attributes | {"rpc.response.status_code": code}
+    return ended if code == "OK" else ended | {"error.type": code}
+
+
+def _finish(call: Call, fault: bool) -> None:
+    call.span.set_attribute("rpc.response.status_code", call.code)
+    if call.code != "OK":
+        call.span.set_attribute("error.type", call.code)
+    if fault:
+        call.span.set_status(StatusCode.ERROR, str(call.error) if call.error else None)
+    if call.error is not None and call.code == "INTERNAL":
+        call.span.record_exception(call.error)

@@ -1,0 +1,61 @@
+"""Who calls: set per RPC by the server's interceptor, carried on by the client's."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+ACTOR = "x-lineal-actor"
+CORRELATION_ID = "x-lineal-correlation-id"
+CAUSATION_ID = "x-lineal-causation-id"
+TRACEPARENT = "traceparent"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who causes what happens now.
+
+    `actor` is `person:<name>`, `service:<name>` or `saga:<workflow id>`; `correlation_id` is shared by a whole saga or
+    conversation; `causation_id` is the id of the event that led here, empty when a person started it.
+    """
+
+    actor: str = "unknown"
+    correlation_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    causation_id: str = ""
+
+
+_caller: ContextVar[Caller | None] = ContextVar("lineal_caller", default=None)
+_deadline: ContextVar[float | None] = ContextVar("lineal_deadline", default=None)
+
+
+def caller() -> Caller:
+    """Return who causes what happens now; outside a call a stranger with a new correlation id."""
+    return _caller.get() or Caller()
+
+
+@contextmanager
+def acting_as(who: Caller) -> Iterator[Caller]:
+    """Act on behalf of somebody within a block."""
+    token = _caller.set(who)
+    try:
+        yield who
+    finally:
+        _caller.reset(token)
+
+
+def time_left() -> float | None:
+    """Return the seconds until the deadline of the current call, None without one."""
+    deadline = _deadline.get()
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+@contextmanager
+def deadline_in(seconds: float | None) -> Iterator[None]:
+    """Give the calls made within a block a deadline; None lifts it."""
+    token = _deadline.set(None if seconds is None else time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)

@@ -1,0 +1,138 @@
+"""The thin adapters that put `chassis.calls` around the RPCs of grpc.aio, all four kinds."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from chassis.calls import Call, Metadata, failed, server_call
+from chassis.errors import LinealError
+from chassis.telemetry import Telemetry
+
+Handler = Any
+Context = Any
+
+
+class _DeadlineExceeded(Exception):
+    """The service's own limit on a call ran out."""
+
+
+class ServerInterceptor(grpc.aio.ServerInterceptor):
+    """Give every RPC its context, telemetry and error mapping, and unary ones a deadline."""
+
+    def __init__(self, telemetry: Telemetry, deadline_seconds: float) -> None:
+        self._telemetry = telemetry
+        self._deadline = deadline_seconds
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Return the handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        metadata = tuple(handler_call_details.invocation_metadata or ())
+        if handler.request_streaming and handler.response_streaming:
+            wrapped = self._streamed(handler.stream_stream, method, metadata)
+            return grpc.stream_stream_rpc_method_handler(
+                wrapped, handler.request_deserializer, handler.response_serializer
+            )
+        if handler.response_streaming:
+            wrapped = self._streamed(handler.unary_stream, method, metadata)
+            return grpc.unary_stream_rpc_method_handler(
+                wrapped, handler.request_deserializer, handler.response_serializer
+            )
+        if handler.request_streaming:
+            # An upload takes as long as its client needs: it is a stream and gets no deadline of ours.
+            single = self._single(handler.stream_unary, method, metadata, None)
+            return grpc.stream_unary_rpc_method_handler(
+                single, handler.request_deserializer, handler.response_serializer
+            )
+        single = self._single(handler.unary_unary, method, metadata, self._deadline)
+        return grpc.unary_unary_rpc_method_handler(single, handler.request_deserializer, handler.response_serializer)
+
+    def _single(
+        self, behavior: Callable[..., Any], method: str, metadata: Metadata, deadline: float | None
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def answer(request: Any, context: Context) -> Any:
+            seconds: float | None = context.time_remaining()
+            limit = deadline if seconds is None else None
+            with server_call(self._telemetry, method, metadata, seconds if limit is None else limit) as call:
+                try:
+                    return await _within(behavior(request, context), limit)
+                except BaseException as error:
+                    await _answer_error(call, error, context)
+            raise AssertionError("an error is always answered")
+
+        return answer
+
+    def _streamed(
+        self, behavior: Callable[..., Any], method: str, metadata: Metadata
+    ) -> Callable[[Any, Context], Awaitable[None]]:
+        # A coroutine that writes, instead of a generator: when the call is cancelled, a coroutine ends there and then, with
+        # the span and the context that it began with.
+        async def answer(request: Any, context: Context) -> None:
+            with server_call(self._telemetry, method, metadata, context.time_remaining()) as call:
+                try:
+                    responses = behavior(request, context)
+                    if inspect.isawaitable(responses):
+                        await responses
+                    else:
+                        async with aclosing(responses) as generator:
+                            async for response in generator:
+                                await context.write(response)
+                except BaseException as error:
+                    await _answer_error(call, error, context)
+
+        return answer
+
+
+async def _within(answer: Awaitable[Any], seconds: float | None) -> Any:
+    if seconds is None:
+        return await answer
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await answer
+    except TimeoutError:
+        if limit.expired():
+            raise _DeadlineExceeded(f"no answer within the service's own limit of {seconds:g} s") from None
+        raise
+
+
+async def _answer_error(call: Call, error: BaseException, context: Context) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        call.code = _code_name(context)
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        call.code = "CANCELLED"
+        raise error
+    if isinstance(error, _DeadlineExceeded):
+        call.code, call.error = "DEADLINE_EXCEEDED", error
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{call.method}: {error}; send a deadline of your own")
+    if not isinstance(error, Exception):
+        raise error
+    await context.abort_with_status(_Rich(failed(call, error), isinstance(error, LinealError)))
+
+
+def _code_name(context: Context) -> str:
+    code: Any = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return next((known.name for known in grpc.StatusCode if known.value[0] == code), "UNKNOWN")
+
+
+class _Rich(grpc.Status):
+    def __init__(self, status: Any, shown: bool) -> None:
+        self.code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+        self.details = status.message
+        self.trailing_metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+        if shown and self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            # Push-back: the client's own retries stop, it comes back when the RetryInfo says.
+            self.trailing_metadata += (("grpc-retry-pushback-ms", "-1"),)

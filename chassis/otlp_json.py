@@ -1,0 +1,131 @@
+"""OTLP as JSON lines in files that are capped in size. The encoding is the OTLP specification's own JSON encoding."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+MAX_BYTES = 64 * 1024 * 1024
+_KEPT = 2
+_IDS = {"traceId", "spanId", "parentSpanId"}
+
+
+def otlp_json(request: Message) -> str:
+    """Return an export request in the JSON encoding of OTLP: ids in hex, enums as numbers, names in lowerCamelCase."""
+    return json.dumps(_hex_ids(MessageToDict(request, use_integers_for_enums=True)), separators=(",", ":"))
+
+
+def _hex_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: base64.b64decode(v).hex() if k in _IDS else _hex_ids(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_hex_ids(item) for item in value]
+    return value
+
+
+class JsonLines:
+    """A file of lines; when it is full it becomes `<name>.1`, and older ones go.
+
+    A line is written with one write to an unbuffered file, so it survives the process.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        """Append one line."""
+        data = line.encode() + b"\n"
+        with self._lock:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists() and self._path.stat().st_size + len(data) > self._max_bytes:
+                self._rotate()
+            with self._path.open("ab", buffering=0) as file:
+                file.write(data)
+
+    def _rotate(self) -> None:
+        for n in range(_KEPT - 1, 0, -1):
+            older = self._path.with_name(f"{self._path.name}.{n}")
+            if older.exists():
+                older.replace(self._path.with_name(f"{self._path.name}.{n + 1}"))
+        self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+
+
+def _written(file: JsonLines, encode: Callable[[], Message]) -> bool:
+    try:
+        file.write(otlp_json(encode()))
+    except OSError:
+        # A full disk must not take the service down with it; the SDK counts what could not be exported.
+        return False
+    return True
+
+
+class JsonLinesSpanExporter(SpanExporter):
+    """Write spans, one ExportTraceServiceRequest per line."""
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        self._file = JsonLines(path, max_bytes)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write a batch."""
+        done = _written(self._file, lambda: encode_spans(spans))
+        return SpanExportResult.SUCCESS if done else SpanExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Do nothing: every batch is written at once."""
+        return True
+
+
+class JsonLinesMetricExporter(MetricExporter):
+    """Write metrics, one ExportMetricsServiceRequest per line."""
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        super().__init__()
+        self._file = JsonLines(path, max_bytes)
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        """Write a batch."""
+        done = _written(self._file, lambda: encode_metrics(metrics_data))
+        return MetricExportResult.SUCCESS if done else MetricExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Do nothing: every batch is written at once."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Do nothing: every batch is written at once."""
+
+
+class JsonLinesLogExporter(LogRecordExporter):
+    """Write log records, one ExportLogsServiceRequest per line."""
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        self._file = JsonLines(path, max_bytes)
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Write a batch."""
+        done = _written(self._file, lambda: encode_logs(batch))
+        return LogRecordExportResult.SUCCESS if done else LogRecordExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Do nothing: every batch is written at once."""
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        """Do nothing: every batch is written at once."""
+        return True

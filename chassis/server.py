@@ -1,0 +1,232 @@
+"""The life of a service process: build, serve, drain.
+
+On SIGTERM: say NOT_SERVING, wait until balancers have seen it, refuse new calls and finish the running ones, stop background
+tasks, close resources in reverse order, write telemetry, exit 0.
+"""
+
+import asyncio
+import errno
+import fcntl
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+
+from chassis.harness import Harness
+from chassis.interceptors import ServerInterceptor
+from chassis.projection_places import places_for
+from chassis.settings import ServiceSettings
+from chassis.telemetry import Telemetry, configure_logging
+
+__all__ = ["CannotStart", "Harness", "RunningServer", "run", "start"]
+
+_logger = logging.getLogger(__name__)
+_GRACE_SECONDS = 5.0
+_HEALTH_SERVICE = "grpc.health.v1.Health"
+
+Build = Callable[[Harness], Awaitable[None]]
+
+
+class CannotStart(Exception):
+    """The service cannot start; the message is one line that says why and what to do."""
+
+
+@dataclass
+class RunningServer:
+    """A service that answers at `address`; `failed` completes when a background task has died."""
+
+    address: str
+    harness: Harness
+    failed: "asyncio.Future[BaseException]"
+    tasks: list["asyncio.Task[None]"] = field(default_factory=list)
+
+
+def run(name: str, settings: ServiceSettings, build: Build) -> None:
+    """Run a service until SIGTERM or SIGINT. With the argument `rebuild`: drop its read tables and exit.
+
+    Exits with 0 after a drain, with 1 when it cannot start or a background task has died.
+    """
+    try:
+        match sys.argv[1:]:
+            case []:
+                code = asyncio.run(_serve(name, settings, build))
+            case ["rebuild"]:
+                code = _rebuild(name, settings)
+            case other:
+                raise CannotStart(f"unknown arguments {' '.join(other)!r}; there is none, or `rebuild`")
+    except CannotStart as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+@asynccontextmanager
+async def start(name: str, settings: ServiceSettings, build: Build) -> AsyncIterator[RunningServer]:
+    """Run a service within a block, in this process; port 0 takes a free one."""
+    telemetry = Telemetry(name, settings.data_dir / "telemetry")
+    try:
+        with _single_instance(name, settings):
+            async with _running(name, settings, build, telemetry) as running:
+                yield running
+    finally:
+        await asyncio.to_thread(telemetry.shutdown)
+
+
+async def _serve(name: str, settings: ServiceSettings, build: Build) -> int:
+    telemetry = Telemetry(name, settings.data_dir / "telemetry")
+    configure_logging(name, settings.log_level, telemetry)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        with _single_instance(name, settings):
+            async with _running(name, settings, build, telemetry) as running:
+                waiting = asyncio.create_task(stopped.wait())
+                await asyncio.wait({waiting, running.failed}, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if stopped.is_set():
+                    _logger.info("draining")
+                    await running.harness.health.drain()
+                    await asyncio.sleep(settings.drain_seconds)
+                return 1 if running.failed.done() else 0
+    finally:
+        await asyncio.to_thread(telemetry.shutdown)
+
+
+@asynccontextmanager
+async def _running(
+    name: str, settings: ServiceSettings, build: Build, telemetry: Telemetry
+) -> AsyncIterator[RunningServer]:
+    _check_bind(settings)
+    server = grpc.aio.server(
+        interceptors=[ServerInterceptor(telemetry, settings.deadline_seconds)],
+        maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+        options=[
+            # Two processes on one port would share its calls by chance.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", 256),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.http2.max_ping_strikes", 2),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    harness = Harness(name, settings, telemetry, server)
+    running = RunningServer("", harness, asyncio.get_running_loop().create_future())
+    async with harness.stack:
+        await build(harness)
+        health_pb2_grpc.add_HealthServicer_to_server(harness.health.servicer, server)
+        _reflect(harness, server)
+        await harness.health.begin()
+        port = server.add_insecure_port(_address(settings.host, settings.port))
+        running.address = _address(settings.host, port)
+        try:
+            await server.start()
+            harness.add_task("health", harness.health.run)
+            running.tasks = [
+                asyncio.create_task(_watched(task, factory, running.failed), name=task)
+                for task, factory in harness.tasks.items()
+            ]
+            _logger.info("%s listens on %s", name, running.address)
+            yield running
+        finally:
+            harness.draining.set()
+            await harness.health.drain()
+            await server.stop(_GRACE_SECONDS)
+            for task in running.tasks:
+                task.cancel()
+            await asyncio.gather(*running.tasks, return_exceptions=True)
+
+
+async def _watched(
+    name: str, factory: Callable[[], Awaitable[None]], failed: "asyncio.Future[BaseException]"
+) -> None:
+    try:
+        await factory()
+    except Exception as error:
+        _logger.critical("background task %r died, so this process ends", name, exc_info=error)
+        if not failed.done():
+            failed.set_result(error)
+
+
+def _reflect(harness: Harness, server: grpc.aio.Server) -> None:
+    if not harness.settings.dev:
+        return
+    # Imported here because it lists every method to anyone who asks: nothing of it is in a process that is not in dev.
+    from grpc_reflection.v1alpha import reflection
+
+    reflection.enable_server_reflection([*harness.services, _HEALTH_SERVICE, reflection.SERVICE_NAME], server)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_bind(settings: ServiceSettings) -> None:
+    variable = f"LINEAL_{settings.service_name().upper().replace('-', '_')}"
+    if not _is_loopback(settings.host) and not settings.allow_insecure_bind:
+        raise CannotStart(
+            f"refusing to listen on {settings.host} without encryption; set {variable}_HOST=127.0.0.1, or "
+            "LINEAL_ALLOW_INSECURE_BIND=1 where the network itself is private, as in a container"
+        )
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        address = _address(settings.host, settings.port)
+        if error.errno == errno.EADDRINUSE:
+            raise CannotStart(
+                f"{address} is already in use; stop the process that listens there (`ss -ltnp` names it) or set "
+                f"{variable}_PORT to a free port"
+            ) from None
+        raise CannotStart(f"cannot listen on {address}: {error.strerror}; set {variable}_HOST or {variable}_PORT") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _single_instance:
+    """Hold the lock of a service's folder, where its SQLite files are; on PostgreSQL there may be many."""
+
+    def __init__(self, name: str, settings: ServiceSettings) -> None:
+        self._name = name
+        self._settings = settings
+
+    def __enter__(self) -> None:
+        folder = self._settings.service_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / ".lock").open("w")
+        if not self._settings.database.startswith("sqlite"):
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise CannotStart(
+                f"another {self._name} runs on {folder}; stop it, or set LINEAL_DATA_DIR to another folder"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _rebuild(name: str, settings: ServiceSettings) -> int:
+    with _single_instance(name, settings):
+        dropped = places_for(settings.database, settings.service_dir).drop_all()
+    names = ", ".join(dropped) or "nothing, there are none"
+    print(f"{name}: dropped {names}; the next start builds the read tables from the log")
+    return 0

@@ -1,0 +1,66 @@
+"""The settings that every service has. A service adds its own in a subclass with `env_prefix="LINEAL_<SERVICE>_"`."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lineal.profile import PORTS
+
+
+class ServiceSettings(BaseSettings):
+    """Read once, from the environment.
+
+    `LINEAL_<SERVICE>_HOST`, `_PORT`, `_DATABASE_URL`, `_DEADLINE_SECONDS`, `_DRAIN_SECONDS`, `_MAX_CONCURRENT_RPCS` and
+    `_MAX_MESSAGE_BYTES` are the service's own; `LINEAL_DATA_DIR`, `LINEAL_ARTIFACTS_URL`, `LINEAL_PROFILE`, `LINEAL_DEV`,
+    `LINEAL_LOG_LEVEL` and `LINEAL_ALLOW_INSECURE_BIND` are shared by all. Instances for tests take the names of the fields.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LINEAL_", populate_by_name=True, extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+    database_url: str | None = None
+    deadline_seconds: float = Field(default=30.0, gt=0)
+    drain_seconds: float = Field(default=1.0, ge=0)
+    max_concurrent_rpcs: int = Field(default=1024, gt=0)
+    max_message_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
+
+    data_dir: Path = Field(default=Path("data"), validation_alias="LINEAL_DATA_DIR")
+    artifacts_url: str | None = Field(default=None, validation_alias="LINEAL_ARTIFACTS_URL")
+    profile: Path | None = Field(default=None, validation_alias="LINEAL_PROFILE")
+    dev: bool = Field(default=False, validation_alias="LINEAL_DEV")
+    log_level: str = Field(default="INFO", validation_alias="LINEAL_LOG_LEVEL")
+    allow_insecure_bind: bool = Field(default=False, validation_alias="LINEAL_ALLOW_INSECURE_BIND")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "port" not in values and cls.service_name() in PORTS:
+            return values | {"port": PORTS[cls.service_name()]}
+        return values
+
+    @classmethod
+    def service_name(cls) -> str:
+        """Return the name of the service, as its prefix of environment variables has it."""
+        prefix = cls.model_config.get("env_prefix", "")
+        return prefix.removeprefix("LINEAL_").rstrip("_").lower().replace("_", "-")
+
+    @property
+    def service_dir(self) -> Path:
+        """Return the folder of this service; it may not exist yet."""
+        return self.data_dir / self.service_name()
+
+    @property
+    def database(self) -> str:
+        """Return the SQLAlchemy URL of the service's database."""
+        if self.database_url:
+            return self.database_url
+        return f"sqlite:///{quote(str(self.service_dir.resolve() / f'{self.service_name()}.db'))}"
+
+    @property
+    def artifacts(self) -> str:
+        """Return the root of the artifact store that all services share: a folder or an fsspec URL."""
+        return self.artifacts_url or str(self.data_dir.resolve() / "artifacts")

@@ -1,0 +1,175 @@
+"""Traces, metrics and logs of one service, as OTLP: to a collector, or as JSON lines in the data folder."""
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from opentelemetry import trace
+from opentelemetry._logs import Logger, LogRecord, SeverityNumber
+from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import Meter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import Tracer
+
+from chassis.context import caller
+from chassis.otlp_json import JsonLinesLogExporter, JsonLinesMetricExporter, JsonLinesSpanExporter
+
+# Buckets of the RPC conventions, seconds.
+RPC_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_FLUSH_MILLIS = 1000
+_METRICS_MILLIS = 10_000
+_SEVERITIES = {
+    logging.DEBUG: SeverityNumber.DEBUG,
+    logging.INFO: SeverityNumber.INFO,
+    logging.WARNING: SeverityNumber.WARN,
+    logging.ERROR: SeverityNumber.ERROR,
+    logging.CRITICAL: SeverityNumber.FATAL,
+}
+
+
+class Telemetry:
+    """The tracer and the meter of a service. Nothing global is set, so a test may run several services at once.
+
+    With `OTEL_EXPORTER_OTLP_ENDPOINT` everything goes there by OTLP over gRPC. Without it, to
+    `<folder>/<service>-spans.jsonl`, `-metrics.jsonl` and `-logs.jsonl`, capped in size, one export request per line.
+    Spans and logs are written at latest a second after they end. A folder of None drops everything.
+    """
+
+    def __init__(self, service: str, folder: Path | None) -> None:
+        self.service = service
+        resource = Resource.create({"service.name": f"lineal-{service}", "service.instance.id": str(os.getpid())})
+        self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._logs = LoggerProvider(resource=resource, shutdown_on_exit=False)
+        readers = []
+        spans, metrics, logs = _exporters(service, folder)
+        if spans and metrics and logs:
+            self._traces.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=_FLUSH_MILLIS))
+            self._logs.add_log_record_processor(BatchLogRecordProcessor(logs, schedule_delay_millis=_FLUSH_MILLIS))
+            readers.append(PeriodicExportingMetricReader(metrics, export_interval_millis=_METRICS_MILLIS))
+        self._metrics = MeterProvider(
+            metric_readers=readers,
+            resource=resource,
+            shutdown_on_exit=False,
+            views=[
+                View(
+                    instrument_name=f"rpc.{side}.call.duration",
+                    aggregation=ExplicitBucketHistogramAggregation(RPC_BUCKETS),
+                )
+                for side in ("server", "client")
+            ],
+        )
+        self.tracer: Tracer = self._traces.get_tracer("lineal")
+        self.meter: Meter = self._metrics.get_meter("lineal")
+        self.server_duration = self.meter.create_histogram(
+            "rpc.server.call.duration", unit="s", description="How long calls took that this service answered."
+        )
+        self.client_duration = self.meter.create_histogram(
+            "rpc.client.call.duration", unit="s", description="How long calls took that this service made."
+        )
+
+    def logger(self) -> Logger:
+        """Return the logger that `OtlpHandler` writes to."""
+        return self._logs.get_logger("lineal")
+
+    def flush(self) -> None:
+        """Write what has ended so far."""
+        self._traces.force_flush()
+        self._logs.force_flush()
+
+    def shutdown(self) -> None:
+        """Write everything and stop."""
+        self._traces.shutdown()
+        self._logs.shutdown()
+        self._metrics.shutdown()
+
+
+def _exporters(
+    service: str, folder: Path | None
+) -> tuple[SpanExporter | None, MetricExporter | None, LogRecordExporter | None]:
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None, None, None
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return OTLPSpanExporter(), OTLPMetricExporter(), OTLPLogExporter()
+    if folder is None:
+        return None, None, None
+    return (
+        JsonLinesSpanExporter(folder / f"{service}-spans.jsonl"),
+        JsonLinesMetricExporter(folder / f"{service}-metrics.jsonl"),
+        JsonLinesLogExporter(folder / f"{service}-logs.jsonl"),
+    )
+
+
+class OtlpHandler(logging.Handler):
+    """Hand log records to OpenTelemetry, with the trace they belong to."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand on one record."""
+        if record.name.startswith("opentelemetry"):
+            # An exporter that cannot export must not feed itself.
+            return
+        attributes = {"code.function.name": record.funcName, "logger.name": record.name}
+        if record.exc_info:
+            attributes["exception.stacktrace"] = _FORMATTER.formatException(record.exc_info)
+        severity = _SEVERITIES.get(record.levelno, SeverityNumber.INFO)
+        self._logger.emit(
+            LogRecord(
+                timestamp=int(record.created * 1e9),
+                severity_number=severity,
+                severity_text=record.levelname,
+                body=record.getMessage(),
+                attributes=attributes,
+            )
+        )
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line, with the trace and the correlation id of the call it belongs to."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            line |= {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+            line["correlation_id"] = caller().correlation_id
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+_FORMATTER = logging.Formatter()
+
+
+def configure_logging(service: str, level: str, telemetry: Telemetry) -> None:
+    """Send this process's log to stderr as JSON lines, and to OpenTelemetry. Once per process."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(JsonFormatter(service))
+    root = logging.getLogger()
+    root.handlers = [stream, OtlpHandler(telemetry.logger())]
+    root.setLevel(level.upper())
