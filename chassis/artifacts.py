@@ -179,9 +179,9 @@ class LocalArtifactStore:
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            temporary.chmod(0o644)
             _verified(digest, digest_of_file(temporary), str(temporary))
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)

@@ -1,4 +1,4 @@
-"""What happens around every RPC, as plain functions: the caller's context, the deadline, the span, the metric, the error.
+"""What happens around every RPC, as plain functions: caller's context, deadline, span, metric, error.
 
 `chassis.interceptors` puts them under grpc.aio; a threaded server can put them under its own adapter.
 """
@@ -54,9 +54,7 @@ def caller_of(metadata: Metadata) -> Caller:
 
 
 @contextmanager
-def server_call(
-    telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None
-) -> Iterator[Call]:
+def server_call(telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None) -> Iterator[Call]:
     """Serve one RPC within this block: context, deadline, span and duration are those of the call."""
     metadata = list(metadata)
     name = method.lstrip("/")
@@ -118,7 +116,7 @@ def client_metadata(service: str) -> list[tuple[str, str]]:
 
 
 def client_timeout(given: float | None, default: float) -> float:
-    """Return the timeout of a unary call: the given or default one, never more than what is left of our own deadline."""
+    """Return the timeout of a unary call: the given or default one, at most what is left of our own deadline."""
     own = default if given is None else given
     left = time_left()
     return own if left is None else max(0.0, min(own, left - _MARGIN_SECONDS))

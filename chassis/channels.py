@@ -14,9 +14,11 @@ from lineal.channel import open_aio_channel
 def open_service_channel(
     address: str, *, service: str, telemetry: Telemetry, deadline_seconds: float = 30.0
 ) -> grpc.aio.Channel:
-    """Open a channel to another service. `service` is who calls; unary calls without a timeout get `deadline_seconds`."""
+    """Open a channel to another service; `service` is who calls, `deadline_seconds` is for unary calls without one."""
     shared = _Shared(address, service, telemetry, deadline_seconds)
-    return open_aio_channel(address, [_UnaryUnary(shared), _UnaryStream(shared), _StreamUnary(shared), _StreamStream(shared)])
+    return open_aio_channel(
+        address, [_UnaryUnary(shared), _UnaryStream(shared), _StreamUnary(shared), _StreamStream(shared)]
+    )
 
 
 class _Shared:
@@ -34,7 +36,11 @@ class _Shared:
         return grpc.aio.ClientCallDetails(given.method, timeout, metadata, given.credentials, given.wait_for_ready)
 
     async def single(
-        self, continuation: Callable[..., Awaitable[Any]], given: grpc.aio.ClientCallDetails, request: Any, default: bool
+        self,
+        continuation: Callable[..., Awaitable[Any]],
+        given: grpc.aio.ClientCallDetails,
+        request: Any,
+        default: bool,
     ) -> Any:
         timeout = client_timeout(given.timeout, self.deadline) if default else given.timeout
         with client_call(self.telemetry, _text(given.method), self.address) as call:

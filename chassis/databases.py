@@ -1,8 +1,8 @@
 """SQLAlchemy engines for SQLite and PostgreSQL, with the settings that keep what was committed.
 
-SQLite: WAL; the writer begins IMMEDIATE, because a transaction that reads first and then writes fails at once with "database
-is locked" whatever the timeout; only the writer checkpoints (a bug of SQLite before 3.51.3 can corrupt a database in which
-two connections do).
+SQLite: WAL; the writer begins IMMEDIATE, because a transaction that reads first and then writes fails at once with
+"database is locked" whatever the timeout; only the writer checkpoints (a bug of SQLite before 3.51.3 can corrupt a
+database in which two connections do).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         """Refuse a time without a zone, with ValueError."""
         if value is None:
             return None
@@ -31,7 +31,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             raise ValueError(f"{value} has no time zone; Lineal keeps all times in UTC")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         """Return the instant in UTC; SQLite gives it back without a zone."""
         if value is None:
             return None
@@ -54,8 +54,8 @@ class Database:
 def open_database(url: str, *, schema: str | None = None, synchronous: str = "NORMAL", readers: int = 4) -> Database:
     """Open a database by its URL, `sqlite:///file` or `postgresql+psycopg://...`.
 
-    `schema` is a schema of PostgreSQL that unqualified names belong to; `synchronous` is SQLite's: FULL for what is true
-    nowhere else, NORMAL for what can be rebuilt.
+    `schema` is a schema of PostgreSQL that unqualified names belong to; `synchronous` is SQLite's: FULL for what is
+    true nowhere else, NORMAL for what can be rebuilt.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":

@@ -72,9 +72,9 @@ class EventLog(Protocol):
     ) -> AppendResult:
         """Append events to a stream, all or none; they are durable when this returns.
 
-        Repeating a request id with the same events answers with their positions. `expected_revision` 0 wants a new stream,
-        None takes any. Raises Conflict when the stream is at another revision, AlreadyExists when the request id has been
-        used for other events, InvalidArgument when a name or id is no good.
+        Repeating a request id with the same events answers with their positions. `expected_revision` 0 wants a new
+        stream, None takes any. Raises Conflict when the stream is at another revision, AlreadyExists when the request
+        id has been used for other events, InvalidArgument when a name or id is no good.
         """
         ...
 

@@ -75,9 +75,7 @@ class Harness:
         if self._places is None:
             self._places = places_for(self.settings.database, self.settings.service_dir)
             full_name = projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"].full_name
-            self.add_servicer(
-                add_ProjectionServiceServicer_to_server, ProjectionServicer(self._runners), full_name
-            )
+            self.add_servicer(add_ProjectionServiceServicer_to_server, ProjectionServicer(self._runners), full_name)
         runner = ProjectionRunner(projection, self.log, self._places)
         self._runners.append(runner)
         self.add_task(f"projection {projection.name}", runner.run)

@@ -17,7 +17,7 @@ Handler = Any
 Context = Any
 
 
-class _DeadlineExceeded(Exception):
+class _DeadlineExceededError(Exception):
     """The service's own limit on a call ran out."""
 
 
@@ -76,8 +76,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     def _streamed(
         self, behavior: Callable[..., Any], method: str, metadata: Metadata
     ) -> Callable[[Any, Context], Awaitable[None]]:
-        # A coroutine that writes, instead of a generator: when the call is cancelled, a coroutine ends there and then, with
-        # the span and the context that it began with.
+        # A coroutine that writes, instead of a generator: when the call is cancelled, a coroutine ends there and then,
+        # with the span and the context that it began with.
         async def answer(request: Any, context: Context) -> None:
             with server_call(self._telemetry, method, metadata, context.time_remaining()) as call:
                 try:
@@ -102,7 +102,7 @@ async def _within(answer: Awaitable[Any], seconds: float | None) -> Any:
             return await answer
     except TimeoutError:
         if limit.expired():
-            raise _DeadlineExceeded(f"no answer within the service's own limit of {seconds:g} s") from None
+            raise _DeadlineExceededError(f"no answer within the service's own limit of {seconds:g} s") from None
         raise
 
 
@@ -113,7 +113,7 @@ async def _answer_error(call: Call, error: BaseException, context: Context) -> N
     if isinstance(error, asyncio.CancelledError):
         call.code = "CANCELLED"
         raise error
-    if isinstance(error, _DeadlineExceeded):
+    if isinstance(error, _DeadlineExceededError):
         call.code, call.error = "DEADLINE_EXCEEDED", error
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{call.method}: {error}; send a deadline of your own")
     if not isinstance(error, Exception):

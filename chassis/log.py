@@ -80,9 +80,7 @@ class LineageLog:
         """Yield history after a position, then live events; a connection that breaks is made again where it was."""
         position = after_position
         while True:
-            call = self._stub.Subscribe(
-                SubscribeRequest(after_position=position, filter=event_filter(types, prefixes))
-            )
+            call = self._stub.Subscribe(SubscribeRequest(after_position=position, filter=event_filter(types, prefixes)))
             try:
                 async for response in call:
                     events = tuple(to_event(stored.record) for stored in response.records)

@@ -105,15 +105,15 @@ class InMemoryLog:
         live = False
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: not live or len(self._records) > position)
+                while live and len(self._records) <= position:
+                    await self._changed.wait()
                 page = self._records[position : position + _PAGE]
             live = position + len(page) >= len(self._records)
             position = max(position, page[-1].position if page else 0)
             events = tuple(
                 to_event(record.SerializeToString())
                 for record in page
-                if (not wanted or record.type in wanted)
-                and (not prefixes or record.stream.startswith(tuple(prefixes)))
+                if (not wanted or record.type in wanted) and (not prefixes or record.stream.startswith(tuple(prefixes)))
             )
             yield Delivery(events, position, live)
 

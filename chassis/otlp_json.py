@@ -85,7 +85,7 @@ class JsonLinesSpanExporter(SpanExporter):
         done = _written(self._file, lambda: encode_spans(spans))
         return SpanExportResult.SUCCESS if done else SpanExportResult.FAILURE
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
         """Do nothing: every batch is written at once."""
         return True
 
@@ -97,18 +97,16 @@ class JsonLinesMetricExporter(MetricExporter):
         super().__init__()
         self._file = JsonLines(path, max_bytes)
 
-    def export(
-        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
-    ) -> MetricExportResult:
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:  # noqa: ARG002
         """Write a batch."""
         done = _written(self._file, lambda: encode_metrics(metrics_data))
         return MetricExportResult.SUCCESS if done else MetricExportResult.FAILURE
 
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002
         """Do nothing: every batch is written at once."""
         return True
 
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ARG002
         """Do nothing: every batch is written at once."""
 
 
@@ -126,6 +124,6 @@ class JsonLinesLogExporter(LogRecordExporter):
     def shutdown(self) -> None:
         """Do nothing: every batch is written at once."""
 
-    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:  # noqa: ARG002
         """Do nothing: every batch is written at once."""
         return True

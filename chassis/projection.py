@@ -1,8 +1,8 @@
 """Read tables derived from the log: the effect of events and the cursor commit together.
 
 Each version of a projection has a place of its own: on SQLite a file `<service>/projections/<name>-v<version>.db`, on
-PostgreSQL a schema `projection_<name>_v<version>`. A new version is built beside the old one, which is dropped once the new
-one has seen the whole history; a rebuild is dropping the place. Inside it the tables are named as in the metadata.
+PostgreSQL a schema `projection_<name>_v<version>`. A new version is built beside the old one, which is dropped once the
+new one has seen the whole history; a rebuild is dropping the place. Inside it the tables are named as in the metadata.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class Projection(Protocol):
     types: Sequence[type[Message]]
 
     def apply(self, connection: Connection, event: Event) -> None:
-        """Change the tables by one event: deterministic, without clock, network or randomness; artifacts may be read."""
+        """Change the tables by one event: deterministic, without clock, network, randomness; artifacts may be read."""
         ...
 
 

@@ -21,7 +21,7 @@ class ProjectionServicer(ProjectionServiceServicer):
     def __init__(self, runners: Sequence[ProjectionRunner]) -> None:
         self._runners = runners
 
-    async def ListProjections(self, request: ListProjectionsRequest, context: Any) -> ListProjectionsResponse:
+    async def ListProjections(self, _request: ListProjectionsRequest, _context: Any) -> ListProjectionsResponse:
         """List the projections and how far each has read."""
         return ListProjectionsResponse(
             projections=[
@@ -30,7 +30,7 @@ class ProjectionServicer(ProjectionServiceServicer):
             ]
         )
 
-    async def VerifyProjections(self, request: VerifyProjectionsRequest, context: Any) -> VerifyProjectionsResponse:
+    async def VerifyProjections(self, _request: VerifyProjectionsRequest, _context: Any) -> VerifyProjectionsResponse:
         """Rebuild each projection beside the live one and compare."""
         response = VerifyProjectionsResponse()
         for runner in self._runners:

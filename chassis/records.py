@@ -95,9 +95,7 @@ def append_request(
         correlation_id=who.correlation_id,
     )
     for n, message in enumerate(messages, start=1):
-        new = request.events.add(
-            event_id=event_id(request_id, n), type=type_name(message), payload=serialize(message)
-        )
+        new = request.events.add(event_id=event_id(request_id, n), type=type_name(message), payload=serialize(message))
         if event_time is not None:
             new.event_time.CopyFrom(to_timestamp(event_time))
     return request

@@ -1,7 +1,7 @@
 """The life of a service process: build, serve, drain.
 
-On SIGTERM: say NOT_SERVING, wait until balancers have seen it, refuse new calls and finish the running ones, stop background
-tasks, close resources in reverse order, write telemetry, exit 0.
+On SIGTERM: say NOT_SERVING, wait until balancers have seen it, refuse new calls and finish the running ones, stop
+background tasks, close resources in reverse order, write telemetry, exit 0.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc.aio
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 
 from chassis.harness import Harness
 from chassis.interceptors import ServerInterceptor
@@ -62,7 +63,7 @@ def run(name: str, settings: ServiceSettings, build: Build) -> None:
             case other:
                 raise CannotStart(f"unknown arguments {' '.join(other)!r}; there is none, or `rebuild`")
     except CannotStart as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{name}: {error}\n")
         code = 1
     sys.exit(code)
 
@@ -72,7 +73,7 @@ async def start(name: str, settings: ServiceSettings, build: Build) -> AsyncIter
     """Run a service within a block, in this process; port 0 takes a free one."""
     telemetry = Telemetry(name, settings.data_dir / "telemetry")
     try:
-        with _single_instance(name, settings):
+        with _SingleInstance(name, settings):
             async with _running(name, settings, build, telemetry) as running:
                 yield running
     finally:
@@ -87,10 +88,11 @@ async def _serve(name: str, settings: ServiceSettings, build: Build) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     try:
-        with _single_instance(name, settings):
+        with _SingleInstance(name, settings):
             async with _running(name, settings, build, telemetry) as running:
                 waiting = asyncio.create_task(stopped.wait())
-                await asyncio.wait({waiting, running.failed}, return_when=asyncio.FIRST_COMPLETED)
+                ends: set[asyncio.Future[Any]] = {waiting, running.failed}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 if stopped.is_set():
                     _logger.info("draining")
@@ -146,9 +148,7 @@ async def _running(
             await asyncio.gather(*running.tasks, return_exceptions=True)
 
 
-async def _watched(
-    name: str, factory: Callable[[], Awaitable[None]], failed: "asyncio.Future[BaseException]"
-) -> None:
+async def _watched(name: str, factory: Callable[[], Awaitable[None]], failed: "asyncio.Future[BaseException]") -> None:
     try:
         await factory()
     except Exception as error:
@@ -161,7 +161,7 @@ def _reflect(harness: Harness, server: grpc.aio.Server) -> None:
     if not harness.settings.dev:
         return
     # Imported here because it lists every method to anyone who asks: nothing of it is in a process that is not in dev.
-    from grpc_reflection.v1alpha import reflection
+    from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
     reflection.enable_server_reflection([*harness.services, _HEALTH_SERVICE, reflection.SERVICE_NAME], server)
 
@@ -189,7 +189,8 @@ def _check_bind(settings: ServiceSettings) -> None:
                 f"{address} is already in use; stop the process that listens there (`ss -ltnp` names it) or set "
                 f"{variable}_PORT to a free port"
             ) from None
-        raise CannotStart(f"cannot listen on {address}: {error.strerror}; set {variable}_HOST or {variable}_PORT") from None
+        why = f"cannot listen on {address}: {error.strerror}"
+        raise CannotStart(f"{why}; set {variable}_HOST or {variable}_PORT") from None
 
 
 def _is_loopback(host: str) -> bool:
@@ -199,7 +200,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _single_instance:
+class _SingleInstance:
     """Hold the lock of a service's folder, where its SQLite files are; on PostgreSQL there may be many."""
 
     def __init__(self, name: str, settings: ServiceSettings) -> None:
@@ -225,8 +226,8 @@ class _single_instance:
 
 
 def _rebuild(name: str, settings: ServiceSettings) -> int:
-    with _single_instance(name, settings):
+    with _SingleInstance(name, settings):
         dropped = places_for(settings.database, settings.service_dir).drop_all()
     names = ", ".join(dropped) or "nothing, there are none"
-    print(f"{name}: dropped {names}; the next start builds the read tables from the log")
+    sys.stdout.write(f"{name}: dropped {names}; the next start builds the read tables from the log\n")
     return 0

@@ -13,9 +13,10 @@ from lineal.profile import PORTS
 class ServiceSettings(BaseSettings):
     """Read once, from the environment.
 
-    `LINEAL_<SERVICE>_HOST`, `_PORT`, `_DATABASE_URL`, `_DEADLINE_SECONDS`, `_DRAIN_SECONDS`, `_MAX_CONCURRENT_RPCS` and
-    `_MAX_MESSAGE_BYTES` are the service's own; `LINEAL_DATA_DIR`, `LINEAL_ARTIFACTS_URL`, `LINEAL_PROFILE`, `LINEAL_DEV`,
-    `LINEAL_LOG_LEVEL` and `LINEAL_ALLOW_INSECURE_BIND` are shared by all. Instances for tests take the names of the fields.
+    `LINEAL_<SERVICE>_HOST`, `_PORT`, `_DATABASE_URL`, `_DEADLINE_SECONDS`, `_DRAIN_SECONDS`, `_MAX_CONCURRENT_RPCS`
+    and `_MAX_MESSAGE_BYTES` are the service's own; `LINEAL_DATA_DIR`, `LINEAL_ARTIFACTS_URL`, `LINEAL_PROFILE`,
+    `LINEAL_DEV`, `LINEAL_LOG_LEVEL` and `LINEAL_ALLOW_INSECURE_BIND` are shared by all. Instances for tests take the
+    names of the fields.
     """
 
     model_config = SettingsConfigDict(env_prefix="LINEAL_", populate_by_name=True, extra="ignore", frozen=True)

@@ -118,14 +118,12 @@ def open_channel(
     deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
     metadata: Sequence[tuple[str, str]] | None = None,
 ) -> grpc.Channel:
-    """Open a blocking channel, for programs and the SDK; `metadata` goes with every call, by default who the user is."""
+    """Open a blocking channel; `metadata` goes with every call, by default who the user is."""
     sent = [("x-lineal-actor", person())] if metadata is None else metadata
     channel = grpc.insecure_channel(address, options=channel_options())
     return grpc.intercept_channel(channel, DefaultDeadline(deadline_seconds, sent), _StreamMetadata(sent))
 
 
-def open_aio_channel(
-    address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
-) -> grpc.aio.Channel:
+def open_aio_channel(address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> grpc.aio.Channel:
     """Open an asyncio channel; deadlines and metadata are for the interceptors."""
     return grpc.aio.insecure_channel(address, options=channel_options(), interceptors=list(interceptors))

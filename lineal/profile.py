@@ -38,8 +38,8 @@ class Profile:
     def load(cls, source: str | Path | None = None) -> "Profile":
         """Read a profile.
 
-        `source` is a YAML file of `name: host:port`, or `host` (the services on their usual ports there), or `host:port`
-        (one load balancer in front of all services). None takes `LINEAL_PROFILE`, and without it loopback.
+        `source` is a YAML file of `name: host:port`, or `host` (the services on their usual ports there), or
+        `host:port` (one load balancer in front of all services). None takes `LINEAL_PROFILE`, and without it loopback.
         Raises ProfileError when the file or the address cannot be read.
         """
         text = str(source) if source is not None else os.environ.get("LINEAL_PROFILE", "")
@@ -54,7 +54,7 @@ class Profile:
         if not port.isdigit():
             raise ProfileError(f"profile {text!r} is neither a file nor an address; give a file, host or host:port")
         temporal = {name: address for name, address in _at(host).items() if name.startswith("temporal")}
-        return cls({name: text for name in PORTS} | temporal)
+        return cls(dict.fromkeys(PORTS, text) | temporal)
 
     def address(self, service: str) -> str:
         """Return the `host:port` of a service.
