@@ -1,0 +1,385 @@
+"""What the registry does: one method per use case."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chassis.aggregate import Repository
+from chassis.artifacts import ArtifactStore
+from chassis.errors import FieldViolation, InvalidArgument, LinealError, NotFound, RuleViolated
+from chassis.events import Event, EventLog
+from chassis.ids import check_request_id
+from chassis.projection import ProjectionRunner
+from lineal.api.registry.v1 import registry_service_pb2 as api
+from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, Saga, SagaKind, SagaState
+from lineal.api.registry.v1.events_pb2 import ArmsChanged
+from lineal.api.registry.v1.model_pb2 import Bundle, Model
+from lineal.api.trainer.v1.run_pb2 import Evaluation
+from services.registry import bundle as bundles
+from services.registry import endpoint as endpoints
+from services.registry import model as models
+from services.registry import projections, views
+
+
+class ModelUnknown(NotFound):
+    """No model of that name was declared."""
+
+
+class SagaUnknown(NotFound):
+    """There is no saga of that id."""
+
+
+class DigestAmbiguous(InvalidArgument):
+    """The beginning of a digest names no bundle, or several."""
+
+
+class ManifestInvalid(RuleViolated):
+    """A bundle's manifest or one of its files is missing or damaged."""
+
+
+class BundleServes(RuleViolated):
+    """A champion cannot be rejected."""
+
+
+class EvaluationInvalid(RuleViolated):
+    """The evidence is not an evaluation."""
+
+
+class Registry:
+    """The application of the registry."""
+
+    def __init__(self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner) -> None:
+        self._log = log
+        self._artifacts = artifacts
+        self._tables = tables
+        self._models = Repository(log, "model", models.decider)
+        self._bundles = Repository(log, "bundle", bundles.decider)
+        self._endpoints = Repository(log, "endpoint", endpoints.decider)
+
+    # Models
+
+    async def register_model(self, *, request_id: str, model: Model) -> int:
+        """Declare a model; return the log position."""
+        outcome = await self._models.execute(
+            model.name, request_id=request_id, decide=lambda state: models.register(state, model)
+        )
+        return outcome.position
+
+    async def model(self, name: str) -> Model:
+        """Return a model. Raises ModelUnknown."""
+        found = (await self._models.load(name)).state.model
+        if found is None:
+            raise ModelUnknown(f"model {name!r} was never declared; `lineal apply` declares it")
+        return found
+
+    async def models_page(self, size: int, token: str) -> tuple[list[Model], str]:
+        """Return a page of models by name, and the token of the next."""
+        return await self._tables.query(lambda connection: projections.models(connection, size, token))
+
+    # Bundles
+
+    async def register_bundle(self, *, request_id: str, model: str, digest: str) -> int:
+        """Make a bundle known to its model after reading every file that its manifest names.
+
+        Raises ModelUnknown, ManifestInvalid, BundleElsewhere.
+        """
+        await self.model(model)
+        manifest = self._manifest(digest)
+        if manifest.get("model") != model:
+            raise ManifestInvalid(f"bundle {digest[:12]} says it is of model {manifest.get('model')!r}, not {model!r}")
+        outcome = await self._bundles.execute(
+            digest,
+            request_id=request_id,
+            decide=lambda state: bundles.register(
+                state,
+                digest=digest,
+                model=model,
+                run_id=str(manifest.get("run_id", "")),
+                training_set_digest=str(manifest.get("training_set_digest", "")),
+            ),
+        )
+        return outcome.position
+
+    async def evaluate_gates(
+        self, *, request_id: str, digest: str, evaluation_digest: str, champion: str
+    ) -> tuple[Bundle, int]:
+        """Decide the gates of a bundle from the evidence.
+
+        Raises BundleUnknown, BundleNotReleasable, BundleAlreadyRejected, EvaluationInvalid.
+        """
+        standing = (await self._bundles.load(digest)).state
+        bundles.require_known(standing, digest)
+        policy = (await self.model(standing.model)).gates
+        evaluation = self._evaluation(evaluation_digest) if evaluation_digest else None
+        outcome = await self._bundles.execute(
+            digest,
+            request_id=request_id,
+            decide=lambda state: bundles.evaluate(
+                state,
+                digest,
+                policy=policy,
+                champion=champion,
+                evaluation=evaluation,
+                evaluation_digest=evaluation_digest,
+            ),
+        )
+        return views.bundle_view(await self._log.read_stream(f"bundle/{digest}")), outcome.position
+
+    async def approve_bundle(self, *, request_id: str, digest: str, reason: str) -> int:
+        """Approve a bundle whose gates held; return the log position."""
+        digest = await self.full_digest(digest)
+        outcome = await self._bundles.execute(
+            digest, request_id=request_id, decide=lambda state: bundles.approve(state, digest, reason=reason)
+        )
+        return outcome.position
+
+    async def reject_bundle(self, *, request_id: str, digest: str, reason: str) -> int:
+        """Bar a bundle from release. Raises BundleServes while it is a champion."""
+        digest = await self.full_digest(digest)
+        for name in await self._tables.query(lambda c: projections.endpoints_with_champion(c, digest)):
+            # The table may lag; the stream decides.
+            if (await self._endpoints.load(name)).state.champion == digest:
+                raise BundleServes(f"bundle {digest[:12]} is the champion of {name!r}; roll back first")
+        outcome = await self._bundles.execute(
+            digest, request_id=request_id, decide=lambda state: bundles.reject(state, digest, reason=reason)
+        )
+        return outcome.position
+
+    async def bundle(self, digest: str, as_of_position: int, as_of_time: Timestamp | None) -> Bundle:
+        """Return a bundle, now or in the past. Raises BundleUnknown, DigestAmbiguous."""
+        digest = await self.full_digest(digest)
+        events = await self._log.read_stream(f"bundle/{digest}")
+        view = views.bundle_view(_until(events, as_of_position, as_of_time))
+        if not view.digest:
+            raise bundles.BundleUnknown(f"bundle {digest[:12]} was not registered then")
+        return view
+
+    async def bundles_page(self, model: str, size: int, token: str) -> tuple[list[Bundle], str]:
+        """Return a page of bundles, newest first, and the token of the next."""
+        return await self._tables.query(lambda connection: projections.bundles_of(connection, model, size, token))
+
+    async def full_digest(self, digest: str) -> str:
+        """Return the bundle digest that begins so. Raises DigestAmbiguous, BundleUnknown."""
+        if len(digest) == 64:
+            return digest
+        if len(digest) < 8:
+            raise DigestAmbiguous(
+                f"{digest!r} is too short", [FieldViolation("digest", "give at least 8 characters of the digest")]
+            )
+        found = await self._tables.query(lambda connection: projections.digests_like(connection, digest))
+        if not found:
+            raise bundles.BundleUnknown(f"no bundle begins with {digest!r}; `lineal bundles` lists them")
+        if len(found) > 1:
+            raise DigestAmbiguous(
+                f"several bundles begin with {digest!r}", [FieldViolation("digest", "give more of it")]
+            )
+        return found[0]
+
+    # Endpoints
+
+    async def register_endpoint(self, *, request_id: str, endpoint: Endpoint) -> int:
+        """Declare an endpoint of a declared model; return the log position."""
+        await self.model(endpoint.model)
+        outcome = await self._endpoints.execute(
+            endpoint.name, request_id=request_id, decide=lambda state: endpoints.register(state, endpoint)
+        )
+        return outcome.position
+
+    async def endpoint(
+        self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None
+    ) -> api.GetEndpointResponse:
+        """Return an endpoint, now or in the past. Raises EndpointUnknown."""
+        events = await self._log.read_stream(f"endpoint/{name}")
+        view = views.endpoint_view(_until(events, as_of_position, as_of_time))
+        if not view.endpoint.name:
+            raise endpoints.EndpointUnknown(f"endpoint {name!r} was not declared; `lineal status` lists those that are")
+        return view
+
+    async def endpoints_page(self, size: int, token: str) -> tuple[list[api.GetEndpointResponse], str]:
+        """Return a page of endpoints by name, and the token of the next."""
+        names, following = await self._tables.query(lambda c: projections.endpoint_names(c, size, token))
+        return [await self.endpoint(name) for name in names], following
+
+    async def change_arms(
+        self, *, request_id: str, endpoint: str, generation: int, arms: Sequence[Arm], saga_id: str, reason: str
+    ) -> tuple[int, int]:
+        """Replace the arms of an endpoint; return the new generation and the log position.
+
+        Raises the errors of `endpoint.change_arms`, BundleUnknown and BundleNotReleasable.
+        """
+        model = (await self._endpoints.load(endpoint)).state.endpoint
+        for arm in arms:
+            standing = (await self._bundles.load(arm.bundle_digest)).state
+            bundles.require(standing, arm.bundle_digest, shadow=arm.role == endpoints.SHADOW)
+            if model is not None and standing.model != model.model:
+                raise bundles.BundleElsewhere(
+                    f"bundle {arm.bundle_digest[:12]} is of model {standing.model!r}, "
+                    f"the endpoint serves {model.model!r}"
+                )
+        outcome = await self._endpoints.execute(
+            endpoint,
+            request_id=request_id,
+            decide=lambda state: endpoints.change_arms(
+                state, generation=generation, arms=arms, saga_id=saga_id, reason=reason
+            ),
+        )
+        for event in outcome.events:
+            if isinstance(event, ArmsChanged):
+                return event.generation, outcome.position
+        return outcome.state.generation, outcome.position
+
+    # Sagas
+
+    async def request_retrain(self, request: api.RequestRetrainRequest) -> tuple[str, int]:
+        """Ask for a retrain; return the saga's id and the log position."""
+        known = (await self._endpoints.load(request.endpoint)).state.endpoint
+        model = await self.model(known.model) if known else Model()
+        saga = _saga(SagaKind.SAGA_KIND_RETRAIN, request.request_id, request.endpoint, request.reason)
+        saga.alarm_id = request.alarm_id
+        saga.exclude_columns.extend(request.exclude_columns)
+        saga.feature_set = request.feature_set
+        for name in ("training_start_time", "training_end_time"):
+            if request.HasField(name):
+                getattr(saga, name).CopyFrom(getattr(request, name))
+        if not (model.feature_set or saga.feature_set or known is None):
+            raise endpoints.EndpointInvalid(
+                f"model {model.name!r} has no feature set to train on",
+                [FieldViolation("endpoint", "import its next bundle with `lineal import` and release that")],
+            )
+        return await self._request(
+            request.request_id, saga, lambda state: endpoints.request_retrain(state, saga, model.retrain)
+        )
+
+    async def request_release(
+        self, *, request_id: str, endpoint: str, bundle_digest: str, reason: str
+    ) -> tuple[str, int]:
+        """Ask for a release; return the saga's id and the log position."""
+        digest = await self.full_digest(bundle_digest)
+        bundles.require((await self._bundles.load(digest)).state, digest)
+        saga = _saga(SagaKind.SAGA_KIND_RELEASE, request_id, endpoint, reason)
+        saga.bundle_digest = digest
+        return await self._request(request_id, saga, lambda state: endpoints.request_release(state, saga))
+
+    async def request_rollback(self, *, request_id: str, endpoint: str, reason: str) -> tuple[str, int]:
+        """Ask for the previous champion; return the saga's id and the log position."""
+        saga = _saga(SagaKind.SAGA_KIND_ROLLBACK, request_id, endpoint, reason)
+        return await self._request(request_id, saga, lambda state: endpoints.request_rollback(state, saga))
+
+    async def approve_saga(self, *, request_id: str, endpoint: str, saga_id: str, reason: str) -> int:
+        """Let a waiting saga go on; return the log position."""
+        outcome = await self._endpoints.execute(
+            endpoint,
+            request_id=request_id,
+            decide=lambda state: endpoints.approve_saga(state, saga_id=saga_id, reason=reason),
+        )
+        return outcome.position
+
+    async def reject_saga(self, *, request_id: str, endpoint: str, saga_id: str, reason: str) -> int:
+        """Stop a saga; return the log position."""
+        outcome = await self._endpoints.execute(
+            endpoint,
+            request_id=request_id,
+            decide=lambda state: endpoints.reject_saga(state, saga_id=saga_id, reason=reason),
+        )
+        return outcome.position
+
+    async def advance_saga(self, request: api.AdvanceSagaRequest) -> int:
+        """Record a step of a saga; return the log position."""
+        outcome = await self._endpoints.execute(
+            request.endpoint,
+            request_id=request.request_id,
+            decide=lambda state: endpoints.advance_saga(
+                state,
+                saga_id=request.saga_id,
+                step=request.step,
+                finding=request.finding,
+                evidence_digest=request.evidence_digest,
+                bundle_digest=request.bundle_digest,
+            ),
+        )
+        return outcome.position
+
+    async def finish_saga(
+        self, *, request_id: str, endpoint: str, saga_id: str, end: "SagaState.ValueType", outcome: str
+    ) -> int:
+        """Record the end of a saga; return the log position."""
+        done = await self._endpoints.execute(
+            endpoint,
+            request_id=request_id,
+            decide=lambda state: endpoints.finish_saga(state, saga_id=saga_id, end=end, outcome=outcome),
+        )
+        return done.position
+
+    async def archive_saga(self, *, request_id: str, endpoint: str, saga_id: str, history: bytes) -> tuple[str, int]:
+        """Store the history of an ended saga; return its digest and the log position."""
+        digest = self._artifacts.put(history)
+        outcome = await self._endpoints.execute(
+            endpoint,
+            request_id=request_id,
+            decide=lambda state: endpoints.archive_saga(state, saga_id=saga_id, history_digest=digest),
+        )
+        return digest, outcome.position
+
+    async def saga(self, saga_id: str, min_position: int) -> Saga:
+        """Return a saga with its steps. Raises SagaUnknown."""
+        found = await self._tables.query(lambda connection: projections.saga(connection, saga_id), min_position)
+        if found is None:
+            raise SagaUnknown(f"there is no saga {saga_id!r}; `lineal sagas` lists them")
+        return found
+
+    async def sagas_page(self, endpoint: str, size: int, token: str) -> tuple[list[Saga], str]:
+        """Return a page of sagas, newest first, and the token of the next."""
+        return await self._tables.query(lambda connection: projections.sagas_of(connection, endpoint, size, token))
+
+    async def _request(
+        self, request_id: str, saga: Saga, decide: Callable[[endpoints.EndpointAggregate], Sequence[Message]]
+    ) -> tuple[str, int]:
+        outcome = await self._endpoints.execute(saga.endpoint, request_id=request_id, decide=decide)
+        return saga.saga_id, outcome.position
+
+    def _manifest(self, digest: str) -> dict[str, object]:
+        try:
+            manifest = json.loads(self._artifacts.read(digest))
+            files = manifest["files"]
+            for name, file in files.items():
+                if not self._artifacts.exists(file):
+                    raise ManifestInvalid(f"file {name!r} of bundle {digest[:12]} is missing from the artifact store")
+                self._artifacts.read(file)
+        except ManifestInvalid:
+            raise
+        except LinealError as error:
+            raise ManifestInvalid(f"bundle {digest[:12]} is not intact: {error.message}") from error
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ManifestInvalid(f"artifact {digest[:12]} is not the manifest of a bundle") from error
+        return dict(manifest)
+
+    def _evaluation(self, digest: str) -> Evaluation:
+        try:
+            evaluation = Evaluation.FromString(self._artifacts.read(digest))
+        except ValueError as error:
+            raise EvaluationInvalid(f"artifact {digest[:12]} is not an evaluation") from error
+        return evaluation
+
+
+def _saga(kind: "SagaKind.ValueType", request_id: str, endpoint: str, reason: str) -> Saga:
+    name = SagaKind.Name(kind).removeprefix("SAGA_KIND_").lower()
+    # The id is made from the request's, so that a repeated request names the same saga.
+    return Saga(
+        saga_id=f"{name}-{endpoint}-{check_request_id(request_id)[:8]}", endpoint=endpoint, kind=kind, reason=reason
+    )
+
+
+def _until(events: Iterable[Event], position: int, moment: Timestamp | None) -> list[Event]:
+    if position and moment is not None:
+        raise InvalidArgument(
+            "as_of_position and as_of_time exclude each other", [FieldViolation("as_of_time", "give one of the two")]
+        )
+    if position:
+        return [event for event in events if event.position <= position]
+    if moment is not None:
+        until = moment.ToDatetime(tzinfo=UTC)
+        return [event for event in events if event.recorded_time <= until]
+    return list(events)

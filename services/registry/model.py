@@ -1,0 +1,91 @@
+"""Models: named problems with the policies that their bundles must keep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from chassis.aggregate import Decider
+from chassis.errors import FieldViolation, InvalidArgument
+from lineal.api.registry.v1.events_pb2 import ModelRegistered
+from lineal.api.registry.v1.model_pb2 import GatePolicy, Model
+from services.registry.names import check_name
+
+_DEFAULT_GATES = GatePolicy(min_rows=500, max_auc_loss=0.01, max_brier_increase=0.005, max_rmse_increase=0.02)
+
+
+class ModelInvalid(InvalidArgument):
+    """The declaration of a model is wrong."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A model as declared last; None before the first declaration."""
+
+    model: Model | None = None
+
+
+def register(state: ModelState, model: Model) -> Sequence[Message]:
+    """Declare a model; the same declaration again changes nothing.
+
+    Raises ModelInvalid.
+    """
+    model = with_defaults(model)
+    violations = [*check_name("model.name", model.name), *_check_parameters(model), *_check_policies(model)]
+    if violations:
+        raise ModelInvalid(f"model {model.name!r} cannot be declared so", violations)
+    return [] if state.model == model else [ModelRegistered(model=model)]
+
+
+def evolve(state: ModelState, event: Message) -> ModelState:
+    """Apply one event."""
+    return ModelState(event.model) if isinstance(event, ModelRegistered) else state
+
+
+decider = Decider(ModelState(), evolve)
+
+
+def with_defaults(model: Model) -> Model:
+    """Return the model with unset gate limits filled in."""
+    filled = Model()
+    filled.CopyFrom(model)
+    gates = filled.gates
+    for name in ("min_rows", "max_auc_loss", "max_brier_increase", "max_rmse_increase"):
+        if not getattr(gates, name):
+            setattr(gates, name, getattr(_DEFAULT_GATES, name))
+    return filled
+
+
+def _check_parameters(model: Model) -> list[FieldViolation]:
+    parameters = model.parameters
+    found = []
+    if parameters.validation_share + parameters.test_share >= 0.9:
+        found.append(
+            FieldViolation(
+                "model.parameters.validation_share",
+                "validation_share and test_share together must stay below 0.9, or nothing is left to learn from",
+            )
+        )
+    found += [
+        FieldViolation(f"model.parameters.{name}", "must lie between 0 and 1")
+        for name in ("validation_share", "test_share")
+        if not 0 <= getattr(parameters, name) < 1
+    ]
+    if parameters.depth > 16:
+        found.append(FieldViolation("model.parameters.depth", "CatBoost takes a depth of 16 at most"))
+    return found
+
+
+def _check_policies(model: Model) -> list[FieldViolation]:
+    found = [
+        FieldViolation(f"model.gates.{name}", "must not be negative: it is how much may be lost")
+        for name in ("max_auc_loss", "max_brier_increase", "max_rmse_increase")
+        if getattr(model.gates, name) < 0
+    ]
+    if not 0 <= model.gates.min_auc < 1:
+        found.append(FieldViolation("model.gates.min_auc", "must lie between 0 and 1"))
+    if model.retrain.on_alarm and not model.feature_set:
+        found.append(
+            FieldViolation("model.retrain.on_alarm", "needs a feature_set: an imported model cannot be retrained here")
+        )
+    return found

@@ -1,0 +1,71 @@
+"""Policies of an endpoint: defaults and checks."""
+
+from google.protobuf.duration_pb2 import Duration
+
+from chassis.errors import FieldViolation
+from lineal.api.registry.v1.endpoint_pb2 import Endpoint, MonitoringPolicy, ReleasePolicy
+
+_RELEASE = ReleasePolicy(
+    shadow_units=200,
+    canary_shares=[0.05, 0.25, 0.5],
+    min_units=300,
+    max_units=20_000,
+    alpha=0.01,
+    brier_tolerance=0.005,
+)
+_MONITORING = MonitoringPolicy(
+    period=Duration(seconds=7 * 86_400),
+    allowed_lateness=Duration(seconds=3600),
+    min_rows=500,
+    false_discovery_rate=0.01,
+    min_effect=0.2,
+)
+
+
+def filled_in(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint with the defaults of what its policies leave unset."""
+    filled = Endpoint()
+    filled.CopyFrom(endpoint)
+    for policy, defaults in ((filled.release, _RELEASE), (filled.monitoring, _MONITORING)):
+        given = {field.name for field, _ in policy.ListFields()}
+        for field, value in defaults.ListFields():
+            if field.name in given:
+                continue
+            if field.is_repeated:
+                getattr(policy, field.name).extend(value)
+            elif field.message_type is not None:
+                getattr(policy, field.name).CopyFrom(value)
+            else:
+                setattr(policy, field.name, value)
+    return filled
+
+
+def check_release(endpoint: Endpoint) -> list[FieldViolation]:
+    """Return what is wrong with the release policy."""
+    policy = endpoint.release
+    found = []
+    shares = list(policy.canary_shares)
+    if any(not 0 < share < 1 for share in shares) or shares != sorted(set(shares)):
+        found.append(FieldViolation("endpoint.release.canary_shares", "give shares between 0 and 1 in ascending order"))
+    if not 0 < policy.alpha < 0.5:
+        found.append(FieldViolation("endpoint.release.alpha", "must lie between 0 and 0.5; 0.01 is usual"))
+    if not 0 < policy.brier_tolerance < 1:
+        found.append(FieldViolation("endpoint.release.brier_tolerance", "must lie between 0 and 1; 0.005 is usual"))
+    if policy.max_units < policy.min_units:
+        found.append(FieldViolation("endpoint.release.max_units", "must not be below min_units"))
+    return found
+
+
+def check_monitoring(endpoint: Endpoint) -> list[FieldViolation]:
+    """Return what is wrong with the monitoring policy."""
+    policy = endpoint.monitoring
+    found = []
+    if policy.period.ToTimedelta().total_seconds() <= 0:
+        found.append(FieldViolation("endpoint.monitoring.period", "must be longer than 0 seconds"))
+    if policy.allowed_lateness.ToTimedelta().total_seconds() < 0:
+        found.append(FieldViolation("endpoint.monitoring.allowed_lateness", "must not be negative"))
+    if not 0 < policy.false_discovery_rate < 1:
+        found.append(FieldViolation("endpoint.monitoring.false_discovery_rate", "must lie between 0 and 1"))
+    if policy.min_effect < 0:
+        found.append(FieldViolation("endpoint.monitoring.min_effect", "must not be negative"))
+    return found

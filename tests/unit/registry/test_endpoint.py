@@ -1,0 +1,175 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.protobuf.message import Message
+
+from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, Saga, SagaKind, SagaState
+from lineal.api.registry.v1.events_pb2 import ArmsChanged, SagaRejected, SagaRequested
+from lineal.api.registry.v1.model_pb2 import RetrainPolicy
+from services.registry import endpoint as endpoints
+from services.registry.endpoint import EndpointAggregate
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+def fold(state: EndpointAggregate, *commands: list[Message]) -> EndpointAggregate:
+    for events in commands:
+        for event in events:
+            state = endpoints.evolve(state, event)
+    return state
+
+
+def declared() -> EndpointAggregate:
+    return fold(EndpointAggregate(), list(endpoints.register(EndpointAggregate(), Endpoint(name="delay", model="m"))))
+
+
+def with_arms(state: EndpointAggregate, *arms: Arm, saga_id: str = "") -> EndpointAggregate:
+    return fold(
+        state,
+        list(endpoints.change_arms(state, generation=state.generation, arms=arms, saga_id=saga_id, reason="test")),
+    )
+
+
+def champion(digest: str) -> Arm:
+    return Arm(bundle_digest=digest, role=endpoints.CHAMPION)
+
+
+def challenger(digest: str, share: float) -> Arm:
+    return Arm(bundle_digest=digest, role=endpoints.CHALLENGER, share=share)
+
+
+def saga(kind: "SagaKind.ValueType", name: str) -> Saga:
+    return Saga(saga_id=name, endpoint="delay", kind=kind)
+
+
+def test_defaults_of_policies_are_filled_in() -> None:
+    endpoint = declared().endpoint
+    assert endpoint is not None
+    assert list(endpoint.release.canary_shares) == [0.05, 0.25, 0.5]
+    assert endpoint.monitoring.period.seconds == 7 * 86_400
+
+
+def test_declaring_the_same_again_changes_nothing() -> None:
+    state = declared()
+    assert endpoints.register(state, Endpoint(name="delay", model="m")) == []
+
+
+def test_bad_policies_are_named_by_field() -> None:
+    endpoint = Endpoint(name="Delay!", model="m")
+    endpoint.release.canary_shares.extend([0.5, 0.25])
+    endpoint.release.alpha = 0.9
+    with pytest.raises(endpoints.EndpointInvalid) as error:
+        endpoints.register(EndpointAggregate(), endpoint)
+    assert {violation.field for violation in error.value.violations} == {
+        "endpoint.name",
+        "endpoint.release.canary_shares",
+        "endpoint.release.alpha",
+    }
+
+
+def test_arms_count_generations() -> None:
+    state = with_arms(declared(), champion(A))
+    state = with_arms(state, champion(A), challenger(B, 0.05))
+    assert (state.generation, state.champion) == (2, A)
+
+
+def test_the_same_arms_again_are_no_event() -> None:
+    state = with_arms(declared(), champion(A))
+    assert endpoints.change_arms(state, generation=1, arms=[champion(A)], saga_id="", reason="") == []
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        [],
+        [champion(A), champion(B)],
+        [champion(A), challenger(A, 0.1)],
+        [champion(A), challenger(B, 0.6), challenger(C, 0.4)],
+        [champion(A), challenger(B, 0)],
+        [champion(A), Arm(bundle_digest=B)],
+    ],
+)
+def test_arms_that_do_not_fit_are_refused(arms: list[Arm]) -> None:
+    with pytest.raises(endpoints.ArmsInvalid):
+        endpoints.change_arms(declared(), generation=0, arms=arms, saga_id="", reason="")
+
+
+def test_arms_of_a_passed_generation_are_refused() -> None:
+    state = with_arms(declared(), champion(A))
+    with pytest.raises(endpoints.GenerationPassed):
+        endpoints.change_arms(state, generation=0, arms=[champion(B)], saga_id="", reason="")
+
+
+def test_only_the_active_saga_changes_arms() -> None:
+    state = with_arms(declared(), champion(A))
+    state = fold(state, list(endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "r1"))))
+    with pytest.raises(endpoints.SagaUnderWay):
+        with_arms(state, champion(B))
+    with pytest.raises(endpoints.SagaNotActive):
+        with_arms(state, champion(B), saga_id="r2")
+    assert with_arms(state, champion(A), challenger(B, 0.05), saga_id="r1").generation == 2
+
+
+def test_one_saga_at_a_time() -> None:
+    state = declared()
+    state = fold(state, list(endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "r1"))))
+    with pytest.raises(endpoints.SagaUnderWay):
+        endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "r2"))
+    end = endpoints.finish_saga(state, saga_id="r1", end=SagaState.SAGA_STATE_COMPLETED, outcome="")
+    state = fold(state, list(end))
+    assert endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "r2"))
+
+
+def test_a_rollback_stops_the_active_saga_and_waits_for_its_end() -> None:
+    state = with_arms(with_arms(declared(), champion(A)), champion(B))
+    state = fold(state, list(endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "r1"))))
+    asked = list(endpoints.request_rollback(state, saga(SagaKind.SAGA_KIND_ROLLBACK, "back")))
+    assert [type(event) for event in asked] == [SagaRejected, SagaRequested]
+    assert asked[1].saga.bundle_digest == A  # type: ignore[attr-defined]
+    state = fold(state, asked)
+    assert state.active is not None
+    assert state.active.saga_id == "r1"
+    end = endpoints.finish_saga(state, saga_id="r1", end=SagaState.SAGA_STATE_COMPENSATED, outcome="")
+    state = fold(state, list(end))
+    assert state.active is not None
+    assert state.active.saga_id == "back"
+
+
+def test_a_rollback_goes_back_one_champion_at_a_time() -> None:
+    state = with_arms(with_arms(with_arms(declared(), champion(A)), champion(B)), champion(C))
+    assert state.former_champions == (A, B)
+    state = with_arms(state, champion(B))
+    assert state.former_champions == (A,)
+
+
+def test_without_a_former_champion_there_is_no_rollback() -> None:
+    state = with_arms(declared(), champion(A))
+    with pytest.raises(endpoints.NoPreviousChampion):
+        endpoints.request_rollback(state, saga(SagaKind.SAGA_KIND_ROLLBACK, "back"))
+
+
+def test_an_alarm_within_the_cooldown_is_refused() -> None:
+    policy = RetrainPolicy(on_alarm=True)
+    policy.cooldown.FromTimedelta(timedelta(days=30))
+    first = saga(SagaKind.SAGA_KIND_RETRAIN, "t1")
+    first.alarm_id = "x"
+    first.training_end_time.FromDatetime(datetime(2013, 5, 1, tzinfo=UTC))
+    state = fold(declared(), list(endpoints.request_retrain(declared(), first, policy)))
+    state = fold(
+        state,
+        list(endpoints.finish_saga(state, saga_id="t1", end=SagaState.SAGA_STATE_COMPLETED, outcome="")),
+    )
+    second = saga(SagaKind.SAGA_KIND_RETRAIN, "t2")
+    second.alarm_id = "y"
+    second.training_end_time.FromDatetime(datetime(2013, 5, 15, tzinfo=UTC))
+    with pytest.raises(endpoints.RetrainTooSoon):
+        endpoints.request_retrain(state, second, policy)
+    second.training_end_time.FromDatetime(datetime(2013, 6, 1, tzinfo=UTC))
+    assert isinstance(endpoints.request_retrain(state, second, policy)[0], SagaRequested)
+
+
+def test_events_carry_the_whole_arms() -> None:
+    state = declared()
+    (event,) = endpoints.change_arms(state, generation=0, arms=[champion(A)], saga_id="", reason="first")
+    assert isinstance(event, ArmsChanged)
+    assert [arm.bundle_digest for arm in event.arms] == [A]
