@@ -1,0 +1,332 @@
+"""Check declarations of datasets, feature views and feature sets, and give them versions by content.
+
+Every check returns all violations it finds, as paths in the message with a text that says what to do; none means valid.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureColumn, FeatureSet, ViewFeatures
+from lineal.api.features.v1.feature_view_pb2 import Aggregate, AggregateFunction, Feature, FeatureView, Latest
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType, Sensitivity
+from tabular.schema import Violation, did_you_mean
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_NUMBERS = (FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_FLOAT64, FieldType.FIELD_TYPE_BOOL)
+_KEYS = (FieldType.FIELD_TYPE_STRING, FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_TIMESTAMP)
+
+
+def version(declaration: Message, *others: str) -> str:
+    """Return the SHA-256, in hex, of a declaration and of the versions it stands on."""
+    content = [MessageToDict(declaration, preserving_proto_field_name=True), *others]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def field_of(dataset: Dataset, column: str) -> Field | None:
+    """Return the declaration of a column, None when there is none."""
+    return next((field for field in dataset.fields if field.name == column), None)
+
+
+def name_violations(path: str, name: str) -> list[Violation]:
+    """Check the name of a declared thing."""
+    if _NAME.fullmatch(name):
+        return []
+    remedy = "use 1 to 100 lowercase letters, digits, hyphens and underscores, beginning with a letter or digit"
+    return [Violation(path, f"{name!r} is no name; {remedy}")]
+
+
+def dataset_violations(dataset: Dataset) -> list[Violation]:
+    """Check the declaration of a dataset."""
+    found = name_violations("name", dataset.name)
+    if not dataset.fields:
+        found.append(Violation("fields", "a dataset needs at least one field"))
+    seen: set[str] = set()
+    for n, field in enumerate(dataset.fields):
+        path = f"fields[{n}]"
+        if not _COLUMN.fullmatch(field.name):
+            remedy = "use letters, digits and underscores, beginning with a letter"
+            found.append(Violation(f"{path}.name", f"{field.name!r} is no column name; {remedy}"))
+        if field.name in seen:
+            found.append(Violation(f"{path}.name", f"{field.name!r} is declared twice; remove one"))
+        seen.add(field.name)
+        found += _field_violations(path, field)
+    if not dataset.row_key:
+        found.append(Violation("row_key", "name the columns that together identify a row, at least one"))
+    found += _key_violations("row_key", dataset.row_key, dataset)
+    found += _key_violations("entity_keys", dataset.entity_keys, dataset)
+    if dataset.available_time and not dataset.event_time:
+        found.append(Violation("available_time", "needs event_time too; declare it, or leave both out (static table)"))
+    for name in ("event_time", "available_time"):
+        column = getattr(dataset, name)
+        if not column:
+            continue
+        declared = field_of(dataset, column)
+        if declared is None:
+            found.append(Violation(name, _unknown(column, dataset)))
+        elif declared.type != FieldType.FIELD_TYPE_TIMESTAMP or declared.nullable:
+            found.append(Violation(name, f"field {column!r} must be of type TIMESTAMP and not nullable"))
+    return found
+
+
+def view_violations(view: FeatureView, dataset: Dataset) -> list[Violation]:
+    """Check the declaration of a feature view over its dataset."""
+    found = name_violations("name", view.name)
+    if not view.entity_keys:
+        found.append(Violation("entity_keys", "name the columns that identify the entity, at least one"))
+    found += _key_violations("entity_keys", view.entity_keys, dataset)
+    if not view.features:
+        found.append(Violation("features", "a view needs at least one feature"))
+    seen: set[str] = set()
+    for n, feature in enumerate(view.features):
+        path = f"features[{n}]"
+        if not _COLUMN.fullmatch(feature.name):
+            remedy = "use letters, digits and underscores, beginning with a letter"
+            found.append(Violation(f"{path}.name", f"{feature.name!r} is no feature name; {remedy}"))
+        if feature.name in seen:
+            found.append(Violation(f"{path}.name", f"{feature.name!r} is declared twice; remove one"))
+        seen.add(feature.name)
+        match feature.WhichOneof("kind"):
+            case "latest":
+                found += _latest_violations(f"{path}.latest", feature.latest, dataset)
+            case "aggregate":
+                found += _aggregate_violations(f"{path}.aggregate", feature.aggregate, dataset)
+            case _:
+                found.append(Violation(path, "say how it is computed: latest or aggregate"))
+    return found
+
+
+def set_violations(
+    feature_set: FeatureSet, datasets: Mapping[str, Dataset], views: Mapping[str, FeatureView]
+) -> list[Violation]:
+    """Check the declaration of a feature set over datasets and views by name."""
+    found = name_violations("name", feature_set.name)
+    spine = datasets.get(feature_set.spine.dataset)
+    if spine is None:
+        return [*found, _no_such("spine.dataset", "dataset", feature_set.spine.dataset, datasets)]
+    if not feature_set.request_features and not feature_set.view_features:
+        found.append(Violation("request_features", "a feature set needs at least one request or view feature"))
+    for n, request in enumerate(feature_set.request_features):
+        path = f"request_features[{n}].column"
+        found += _feature_column_violations(path, request.column, spine)
+    for n, wanted in enumerate(feature_set.view_features):
+        path = f"view_features[{n}]"
+        view = views.get(wanted.view)
+        if view is None:
+            found.append(_no_such(f"{path}.view", "feature view", wanted.view, views))
+        else:
+            found += _wanted_violations(path, wanted, view, spine, datasets[view.dataset])
+    if not found:
+        names = [column.name for column in columns_of(feature_set, datasets, views)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            found.append(Violation("view_features", f"two columns are named {name!r}; give one view another prefix"))
+    return found + _label_violations(feature_set, spine, datasets)
+
+
+def columns_of(
+    feature_set: FeatureSet, datasets: Mapping[str, Dataset], views: Mapping[str, FeatureView]
+) -> list[FeatureColumn]:
+    """Return the columns of a valid feature set as a model sees them, in order."""
+    spine = datasets[feature_set.spine.dataset]
+    columns = [
+        FeatureColumn(
+            name=request.column,
+            type=_column_type(spine, request.column),
+            source=ColumnSource.COLUMN_SOURCE_REQUEST,
+        )
+        for request in feature_set.request_features
+    ]
+    for wanted in feature_set.view_features:
+        view = views[wanted.view]
+        columns += [
+            FeatureColumn(
+                name=prefix_of(wanted) + feature.name,
+                type=_column_type(datasets[view.dataset], feature.latest.column)
+                if feature.WhichOneof("kind") == "latest"
+                else ColumnType.COLUMN_TYPE_NUMERIC,
+                source=ColumnSource.COLUMN_SOURCE_VIEW,
+            )
+            for feature in wanted_features(wanted, view)
+        ]
+    return columns
+
+
+def wanted_features(wanted: ViewFeatures, view: FeatureView) -> list[Feature]:
+    """Return the features that a feature set takes from a view, in order."""
+    if not wanted.features:
+        return list(view.features)
+    by_name = {feature.name: feature for feature in view.features}
+    return [by_name[name] for name in wanted.features]
+
+
+def prefix_of(wanted: ViewFeatures) -> str:
+    """Return what is put before the names of a view's features."""
+    return wanted.prefix or f"{wanted.view}_".replace("-", "_")
+
+
+def spine_keys(wanted: ViewFeatures, view: FeatureView) -> list[str]:
+    """Return the spine's columns that hold a view's entity keys, in the view's order."""
+    return [wanted.keys.get(key, key) for key in view.entity_keys]
+
+
+def entity_columns(feature_set: FeatureSet, views: Mapping[str, FeatureView]) -> list[str]:
+    """Return the columns of the spine that hold entity keys, each once, in order."""
+    names = (name for wanted in feature_set.view_features for name in spine_keys(wanted, views[wanted.view]))
+    return list(dict.fromkeys(names))
+
+
+def _field_violations(path: str, field: Field) -> list[Violation]:
+    found = []
+    if field.type == FieldType.FIELD_TYPE_UNSPECIFIED:
+        found.append(Violation(f"{path}.type", "give a type: STRING, INT64, FLOAT64, BOOL or TIMESTAMP"))
+    numeric = field.type in (FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_FLOAT64)
+    found += [
+        Violation(f"{path}.{name}", "only INT64 and FLOAT64 have bounds; remove it")
+        for name in ("minimum", "maximum")
+        if field.HasField(name) and not numeric
+    ]
+    if field.HasField("minimum") and field.HasField("maximum") and field.minimum > field.maximum:
+        found.append(Violation(f"{path}.minimum", "is above maximum; exchange them"))
+    found += [
+        Violation(f"{path}.{name}", "only STRING may have it; remove it")
+        for name in ("allowed", "pattern")
+        if getattr(field, name) and field.type != FieldType.FIELD_TYPE_STRING
+    ]
+    if field.pattern:
+        try:
+            re.compile(field.pattern)
+        except re.error as error:
+            found.append(Violation(f"{path}.pattern", f"is no regular expression: {error}"))
+    return found
+
+
+def _key_violations(path: str, keys: Iterable[str], dataset: Dataset) -> list[Violation]:
+    found = []
+    keys = list(keys)
+    for n, key in enumerate(keys):
+        field = field_of(dataset, key)
+        if field is None:
+            found.append(Violation(f"{path}[{n}]", _unknown(key, dataset)))
+        elif field.type not in _KEYS and field.type != FieldType.FIELD_TYPE_UNSPECIFIED:
+            found.append(Violation(f"{path}[{n}]", f"{key!r} cannot be a key; keys are STRING, INT64 or TIMESTAMP"))
+        elif path == "row_key" and field.nullable:
+            found.append(Violation(f"{path}[{n}]", f"{key!r} is nullable; a row key never is"))
+        if keys.index(key) != n:
+            found.append(Violation(f"{path}[{n}]", f"{key!r} is named twice; remove one"))
+    return found
+
+
+def _feature_column_violations(path: str, column: str, dataset: Dataset) -> list[Violation]:
+    field = field_of(dataset, column)
+    if field is None:
+        return [Violation(path, _unknown(column, dataset))]
+    if field.type == FieldType.FIELD_TYPE_TIMESTAMP:
+        return [Violation(path, f"{column!r} is a timestamp, which is no feature; declare a number derived from it")]
+    if field.sensitivity == Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE:
+        return [Violation(path, f"{column!r} is a protected attribute: for evaluation only, never a feature")]
+    if field.sensitivity == Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER:
+        return [Violation(path, f"{column!r} identifies a person directly and is no feature; leave it out")]
+    return []
+
+
+def _latest_violations(path: str, latest: Latest, dataset: Dataset) -> list[Violation]:
+    found = _feature_column_violations(f"{path}.column", latest.column, dataset)
+    if latest.HasField("max_age"):
+        if latest.max_age.ToMicroseconds() <= 0:
+            found.append(Violation(f"{path}.max_age", "must be above 0; leave it out for no limit"))
+        if not dataset.event_time:
+            found.append(Violation(f"{path}.max_age", f"{dataset.name} has no event_time; leave it out"))
+    return found
+
+
+def _aggregate_violations(path: str, aggregate: Aggregate, dataset: Dataset) -> list[Violation]:
+    found = []
+    if aggregate.function == AggregateFunction.AGGREGATE_FUNCTION_UNSPECIFIED:
+        found.append(Violation(f"{path}.function", "choose COUNT, SUM, MEAN, STD, MIN, MAX or SHARE_ABOVE"))
+    counts = aggregate.function == AggregateFunction.AGGREGATE_FUNCTION_COUNT
+    if aggregate.column or not counts:
+        wrong = _feature_column_violations(f"{path}.column", aggregate.column, dataset)
+        field = field_of(dataset, aggregate.column)
+        if not wrong and not counts and field is not None and field.type not in _NUMBERS:
+            wrong = [Violation(f"{path}.column", f"{aggregate.column!r} is text, which can only be counted")]
+        found += wrong
+    if aggregate.window.ToMicroseconds() <= 0:
+        found.append(Violation(f"{path}.window", "must be above 0"))
+    if not dataset.event_time:
+        found.append(Violation(f"{path}.window", f"{dataset.name} has no event_time to cut a window by; use latest"))
+    return found
+
+
+def _wanted_violations(
+    path: str, wanted: ViewFeatures, view: FeatureView, spine: Dataset, dataset: Dataset
+) -> list[Violation]:
+    found = []
+    names = [feature.name for feature in view.features]
+    for n, name in enumerate(wanted.features):
+        if name not in names:
+            hint = did_you_mean(name, names)
+            found.append(Violation(f"{path}.features[{n}]", f"view {view.name!r} has no feature {name!r}{hint}"))
+    for key in wanted.keys:
+        if key not in view.entity_keys:
+            hint = did_you_mean(key, view.entity_keys)
+            found.append(Violation(f"{path}.keys", f"view {view.name!r} has no entity key {key!r}{hint}"))
+    for key, column in zip(view.entity_keys, spine_keys(wanted, view), strict=True):
+        held, declared = field_of(spine, column), field_of(dataset, key)
+        if held is None:
+            hint = f"{_unknown(column, spine)}; map it in keys"
+            found.append(Violation(f"{path}.keys", f"entity key {key!r} of view {view.name!r}: {hint}"))
+        elif declared is not None and held.type != declared.type:
+            text = f"{column!r} of {spine.name} and {key!r} of {dataset.name} differ in type; declare them the same"
+            found.append(Violation(f"{path}.keys", text))
+    if dataset.event_time and not spine.event_time:
+        text = f"{spine.name} has no event_time, so rows of {dataset.name} cannot be cut by it; use static views only"
+        found.append(Violation(f"{path}.view", text))
+    return found
+
+
+def _label_violations(feature_set: FeatureSet, spine: Dataset, datasets: Mapping[str, Dataset]) -> list[Violation]:
+    label = feature_set.label
+    dataset = datasets.get(label.dataset)
+    if dataset is None:
+        return [_no_such("label.dataset", "dataset", label.dataset, datasets)]
+    found = []
+    if not label.key:
+        found.append(Violation("label.key", "name the columns that the spine and the label share, at least one"))
+    for n, key in enumerate(label.key):
+        held, declared = field_of(spine, key), field_of(dataset, key)
+        for owner, field in ((spine, held), (dataset, declared)):
+            if field is None:
+                found.append(Violation(f"label.key[{n}]", _unknown(key, owner)))
+        if held is not None and declared is not None and held.type != declared.type:
+            text = f"{key!r} differs in type between {spine.name} and {dataset.name}; declare it the same"
+            found.append(Violation(f"label.key[{n}]", text))
+    target = field_of(dataset, label.column)
+    rule = label.WhichOneof("rule")
+    if target is None:
+        found.append(Violation("label.column", _unknown(label.column, dataset)))
+    elif rule != "equals" and target.type not in _NUMBERS:
+        found.append(Violation("label.column", f"{label.column!r} is not a number; use the rule `equals`"))
+    if rule is None or (rule == "value" and not label.value):
+        found.append(Violation("label", "say how the column becomes the label: greater_than, equals or value: true"))
+    return found
+
+
+def _column_type(dataset: Dataset, column: str) -> ColumnType.ValueType:
+    field = field_of(dataset, column)
+    text = field is not None and field.type == FieldType.FIELD_TYPE_STRING
+    return ColumnType.COLUMN_TYPE_CATEGORICAL if text else ColumnType.COLUMN_TYPE_NUMERIC
+
+
+def _unknown(column: str, dataset: Dataset) -> str:
+    hint = did_you_mean(column, [field.name for field in dataset.fields])
+    return f"{dataset.name} has no field {column!r}{hint}"
+
+
+def _no_such(path: str, kind: str, name: str, known: Iterable[str]) -> Violation:
+    return Violation(path, f"no {kind} {name!r}{did_you_mean(name, known)}; declare it first")

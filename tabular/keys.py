@@ -1,0 +1,71 @@
+"""Name rows and entities by the values of several columns.
+
+A key is a text: the compact JSON array of its values, so that 1 and "1" differ and no separator can be forged. Instants
+are integers of microseconds. A key with a null in it names nothing: None.
+"""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
+
+
+def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[str | None]:
+    """Return the key of each row."""
+    lists = [_plain(column) for column in columns]
+    if len(lists) == 1:
+        dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        return [None if value is None else f"[{dumps(value)}]" for value in lists[0]]
+    return [
+        None if None in values else json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+        for values in zip(*lists, strict=True)
+    ]
+
+
+def codes(*tables: Sequence[pa.Array | pa.ChunkedArray]) -> list[Ints]:
+    """Give equal keys equal codes from 0 across tables, and -1 to keys with a null.
+
+    Each argument is one table's key columns, in the same order and of the same types.
+    """
+    ends = np.cumsum([len(columns[0]) for columns in tables])
+    together: Ints | None = None
+    for parts in zip(*tables, strict=True):
+        values = pa.chunked_array([chunk for part in parts for chunk in _chunks(part)])
+        code, _ = pd.factorize(values.to_pandas(), use_na_sentinel=True)
+        code = code.astype(np.int64)
+        if together is None:
+            together = code
+            continue
+        null = (together < 0) | (code < 0)
+        mixed, _ = pd.factorize(together * (int(code.max(initial=0)) + 1) + code)
+        together = np.where(null, -1, mixed).astype(np.int64)
+    if together is None:
+        raise ValueError("a key needs at least one column")
+    return np.split(together, ends[:-1])
+
+
+def latest_rows(code: Ints, *orders: Ints) -> Ints:
+    """Return, ascending, the row numbers of each code's last row by `orders` (most important first), then by place.
+
+    Rows of code -1 are left out.
+    """
+    ranked = np.lexsort((*reversed(orders), code)) if orders else np.argsort(code, kind="stable")
+    ordered = code[ranked]
+    last = np.append(ordered[1:] != ordered[:-1], True) if len(ordered) else np.zeros(0, dtype=np.bool_)
+    return np.sort(ranked[last & (ordered >= 0)])
+
+
+def _chunks(values: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    return list(values.chunks) if isinstance(values, pa.ChunkedArray) else [values]
+
+
+def _plain(values: pa.Array | pa.ChunkedArray) -> list[object]:
+    if pa.types.is_timestamp(values.type):
+        values = values.cast(pa.int64())
+    plain: list[object] = values.to_pylist()
+    return plain

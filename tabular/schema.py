@@ -1,0 +1,133 @@
+"""Bring rows from outside into the form that a dataset declares.
+
+Only lossless changes are made: integers to doubles, wider or dictionary-coded types to the plain ones, any zone to UTC.
+Everything else is named with what to do about it.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
+from tabular.columns import TIMESTAMP
+
+ARROW_TYPES: dict[int, pa.DataType] = {
+    FieldType.FIELD_TYPE_STRING: pa.string(),
+    FieldType.FIELD_TYPE_INT64: pa.int64(),
+    FieldType.FIELD_TYPE_FLOAT64: pa.float64(),
+    FieldType.FIELD_TYPE_BOOL: pa.bool_(),
+    FieldType.FIELD_TYPE_TIMESTAMP: TIMESTAMP,
+}
+_WORDS = {
+    FieldType.FIELD_TYPE_STRING: "text",
+    FieldType.FIELD_TYPE_INT64: "integers",
+    FieldType.FIELD_TYPE_FLOAT64: "numbers",
+    FieldType.FIELD_TYPE_BOOL: "true or false",
+    FieldType.FIELD_TYPE_TIMESTAMP: "timestamps with a time zone",
+}
+
+
+class Violation(NamedTuple):
+    """What is wrong in one place: the path of a field or the name of a column, and a text with the remedy."""
+
+    field: str
+    description: str
+
+
+class SchemaMismatch(ValueError):
+    """A table does not have the declared columns; `violations` names each that is wrong."""
+
+    def __init__(self, violations: list[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+def arrow_schema(dataset: Dataset) -> pa.Schema:
+    """Return the Arrow schema of a dataset's rows."""
+    return pa.schema([pa.field(field.name, ARROW_TYPES[field.type]) for field in dataset.fields])
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint such as ` (did you mean 'carrier'?)`, or nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1) or [other for other in known if other.lower() == name.lower()]
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def normalise(table: pa.Table, dataset: Dataset) -> pa.Table:
+    """Return a table with the declared columns, in order and in their types; NaN becomes null.
+
+    Raises SchemaMismatch naming every column that is unknown, missing, twice there, or has no lossless way.
+    """
+    fields = {field.name: field for field in dataset.fields}
+    violations = [
+        Violation(name, f"{dataset.name} has no such column{did_you_mean(name, fields)}; leave it out or declare it")
+        for name in table.column_names
+        if name not in fields
+    ]
+    violations += [
+        Violation(name, "is in the batch more than once; send it once")
+        for name in sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    ]
+    unknown = [name for name in table.column_names if name not in fields]
+    violations += [
+        Violation(name, f"is missing in the batch{did_you_mean(name, unknown)}; send it, with nulls where unknown")
+        for name in fields
+        if name not in table.column_names
+    ]
+    if violations:
+        raise SchemaMismatch(violations)
+    arrays = []
+    for field in dataset.fields:
+        try:
+            arrays.append(_convert(table[field.name], field))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            violations.append(Violation(field.name, str(error)))
+    if violations:
+        raise SchemaMismatch(violations)
+    return pa.table(arrays, schema=arrow_schema(dataset))
+
+
+def _convert(values: pa.ChunkedArray, field: Field) -> pa.ChunkedArray:
+    target = ARROW_TYPES[field.type]
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+        values = values.cast(kind)
+    if pa.types.is_floating(kind):
+        nan = pc.is_nan(values)
+        if pc.any(nan).as_py():
+            values = pc.if_else(nan, pa.scalar(None, type=kind), values)
+    if kind == target or pa.types.is_null(kind):
+        return values.cast(target)
+    if not _may_convert(kind, field.type):
+        raise pa.ArrowInvalid(f"holds {kind}, declared is {_WORDS[field.type]}; {_remedy(kind, field.type)}")
+    try:
+        return values.cast(target)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(
+            f"holds {kind} that do not fit {_WORDS[field.type]} without loss ({error}); round them before sending"
+        ) from None
+
+
+def _may_convert(kind: pa.DataType, target: int) -> bool:
+    match target:
+        case FieldType.FIELD_TYPE_STRING:
+            return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+        case FieldType.FIELD_TYPE_INT64 | FieldType.FIELD_TYPE_FLOAT64:
+            return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+        case FieldType.FIELD_TYPE_TIMESTAMP:
+            return bool(pa.types.is_timestamp(kind) and kind.tz)
+        case _:
+            return False
+
+
+def _remedy(kind: pa.DataType, target: int) -> str:
+    if target == FieldType.FIELD_TYPE_TIMESTAMP and pa.types.is_timestamp(kind):
+        return "a time without zone names no instant: localise it before sending, for example tz_localize('UTC')"
+    if target == FieldType.FIELD_TYPE_TIMESTAMP:
+        return "parse it to timestamps with a zone before sending"
+    return "convert it before sending, or declare the field in this type"

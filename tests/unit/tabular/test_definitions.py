@@ -1,0 +1,109 @@
+from collections.abc import Callable
+
+import pytest
+
+from lineal.api.features.v1.feature_set_pb2 import ColumnType, FeatureSet
+from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Sensitivity
+from tabular import definitions
+from tests.unit.tabular.declarations import ends, feature_set, trips, view
+
+DATASETS = {"trips": trips(), "ends": ends()}
+VIEWS = {"driver-delays": view()}
+
+
+def test_valid_declarations_have_no_violations() -> None:
+    assert not definitions.dataset_violations(trips())
+    assert not definitions.view_violations(view(), ends())
+    assert not definitions.set_violations(feature_set(), DATASETS, VIEWS)
+
+
+def test_columns_are_request_features_then_view_features() -> None:
+    columns = definitions.columns_of(feature_set(), DATASETS, VIEWS)
+    assert [c.name for c in columns] == ["km", "driver_delays_n", "driver_delays_mean", "driver_delays_weather"]
+    assert columns[3].type == ColumnType.COLUMN_TYPE_CATEGORICAL
+    assert definitions.entity_columns(feature_set(), VIEWS) == ["driver"]
+
+
+def test_version_depends_on_content_alone() -> None:
+    changed = view()
+    changed.features[0].name = "m"
+    assert definitions.version(view()) == definitions.version(view())
+    assert definitions.version(view()) != definitions.version(changed)
+    assert definitions.version(view()) != definitions.version(view(), "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda d: setattr(d, "name", "Trips"), "name"),
+        (lambda d: d.row_key.append("nothing"), "row_key[1]"),
+        (lambda d: d.row_key.append("driver"), "row_key[1]"),
+        (lambda d: d.ClearField("row_key"), "row_key"),
+        (lambda d: setattr(d, "event_time", "km"), "event_time"),
+        (lambda d: setattr(d, "event_time", ""), "available_time"),
+        (lambda d: setattr(d.fields[2], "maximum", -1.0), "fields[2].minimum"),
+        (lambda d: setattr(d.fields[2], "pattern", "x"), "fields[2].pattern"),
+        (lambda d: setattr(d.fields[0], "pattern", "("), "fields[0].pattern"),
+        (lambda d: setattr(d.fields[1], "name", "trip"), "fields[1].name"),
+        (lambda d: setattr(d.fields[1], "type", 0), "fields[1].type"),
+    ],
+)
+def test_a_wrong_dataset_is_named_by_path(change: Callable[[Dataset], None], path: str) -> None:
+    dataset = trips()
+    change(dataset)
+    assert path in [v.field for v in definitions.dataset_violations(dataset)]
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda v: v.entity_keys.append("km"), "entity_keys[1]"),
+        (lambda v: setattr(v.features[1].aggregate, "column", "delai"), "features[1].aggregate.column"),
+        (lambda v: setattr(v.features[1].aggregate, "column", "weather"), "features[1].aggregate.column"),
+        (lambda v: v.features[1].aggregate.ClearField("window"), "features[1].aggregate.window"),
+        (lambda v: setattr(v.features[1].aggregate, "function", 0), "features[1].aggregate.function"),
+        (lambda v: setattr(v.features[2].latest, "column", "told"), "features[2].latest.column"),
+        (lambda v: v.features[2].ClearField("latest"), "features[2]"),
+        (lambda v: setattr(v.features[2], "name", "n"), "features[2].name"),
+    ],
+)
+def test_a_wrong_view_is_named_by_path(change: Callable[[FeatureView], None], path: str) -> None:
+    wrong = view()
+    change(wrong)
+    assert path in [v.field for v in definitions.view_violations(wrong, ends())]
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda s: setattr(s.spine, "dataset", "trip"), "spine.dataset"),
+        (lambda s: setattr(s.request_features[0], "column", "start"), "request_features[0].column"),
+        (lambda s: setattr(s.view_features[0], "view", "driver"), "view_features[0].view"),
+        (lambda s: s.view_features[0].features.append("nn"), "view_features[0].features[0]"),
+        (lambda s: s.view_features[0].keys.update({"driver": "km"}), "view_features[0].keys"),
+        (lambda s: s.view_features.append(s.view_features[0]), "view_features"),
+        (lambda s: setattr(s.label, "dataset", "end"), "label.dataset"),
+        (lambda s: s.label.key.append("weather"), "label.key[1]"),
+        (lambda s: setattr(s.label, "column", "weather"), "label.column"),
+        (lambda s: s.label.ClearField("greater_than"), "label"),
+    ],
+)
+def test_a_wrong_feature_set_is_named_by_path(change: Callable[[FeatureSet], None], path: str) -> None:
+    wrong = feature_set()
+    change(wrong)
+    assert path in [v.field for v in definitions.set_violations(wrong, DATASETS, VIEWS)]
+
+
+def test_a_protected_attribute_is_never_a_feature() -> None:
+    protected = trips()
+    protected.fields[2].sensitivity = Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE
+    found = definitions.set_violations(feature_set(), {**DATASETS, "trips": protected}, VIEWS)
+    assert [v.field for v in found] == ["request_features[0].column"]
+
+
+def test_a_static_spine_takes_static_views_only() -> None:
+    static = trips()
+    static.event_time = static.available_time = ""
+    found = definitions.set_violations(feature_set(), {**DATASETS, "trips": static}, VIEWS)
+    assert [v.field for v in found] == ["view_features[0].view"]

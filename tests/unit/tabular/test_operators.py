@@ -1,0 +1,187 @@
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lineal.api.features.v1 import feature_view_pb2 as views
+from lineal.api.features.v1.features_service_pb2 import FieldStatus
+from tabular.operators import Operator, Rows, Timeline, operator
+
+FN = views.AggregateFunction
+AGGREGATES = [
+    FN.AGGREGATE_FUNCTION_COUNT,
+    FN.AGGREGATE_FUNCTION_SUM,
+    FN.AGGREGATE_FUNCTION_MEAN,
+    FN.AGGREGATE_FUNCTION_STD,
+    FN.AGGREGATE_FUNCTION_MIN,
+    FN.AGGREGATE_FUNCTION_MAX,
+    FN.AGGREGATE_FUNCTION_SHARE_ABOVE,
+]
+
+Row = tuple[int, int, int, float, str | None]
+
+
+def naive(rows: list[Row], op: Operator, entity: int, cutoff: int) -> float | str | None:
+    """Say what a feature is in the plainest way: look at every row."""
+    known = [(e, max(a, e), n, x, s) for n, (k, e, a, x, s) in enumerate(rows) if k == entity and max(a, e) <= cutoff]
+    if op.function is None:
+        if not known:
+            return None
+        newest = max(known, key=lambda row: row[:3])
+        if op.max_age is not None and cutoff - newest[0] > op.max_age:
+            return None
+        value = newest[3] if op.column == "x" else newest[4]
+        return None if isinstance(value, float) and math.isnan(value) else value
+    window = [row for row in known if row[0] > cutoff - op.window]
+    if not op.column:
+        return float(len(window))
+    if op.column == "s":
+        return float(sum(row[4] is not None for row in window))
+    xs = [row[3] for row in window if not math.isnan(row[3])]
+    match op.function:
+        case FN.AGGREGATE_FUNCTION_COUNT:
+            return float(len(xs))
+        case FN.AGGREGATE_FUNCTION_SUM:
+            return math.fsum(xs) if xs else None
+        case FN.AGGREGATE_FUNCTION_MEAN:
+            return math.fsum(xs) / len(xs) if xs else None
+        case FN.AGGREGATE_FUNCTION_STD:
+            return statistics.stdev(xs) if len(xs) > 1 else None
+        case FN.AGGREGATE_FUNCTION_MIN:
+            return min(xs, default=None)
+        case FN.AGGREGATE_FUNCTION_MAX:
+            return max(xs, default=None)
+        case _:
+            return sum(x > op.threshold for x in xs) / len(xs) if xs else None
+
+
+def timeline(rows: list[Row]) -> Timeline:
+    entity, event, available, x, s = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    texts = np.empty(len(rows), dtype=object)
+    texts[:] = s
+    return Timeline(
+        Rows(
+            np.array(entity, dtype=np.int64),
+            np.array(event, dtype=np.int64),
+            np.array(available, dtype=np.int64),
+            {"x": np.array(x, dtype=np.float64), "s": texts},
+        )
+    )
+
+
+def same(value: object, expected: float | str | None) -> bool:
+    if expected is None or isinstance(expected, str):
+        return value == expected or (expected is None and isinstance(value, float) and math.isnan(value))
+    assert isinstance(value, float)
+    return math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-12)
+
+
+times = st.integers(min_value=0, max_value=30)
+numbers = st.one_of(st.floats(min_value=-1e6, max_value=1e6), st.sampled_from([0.1, 1.0, math.nan, 5e5]))
+histories = st.lists(
+    st.tuples(st.integers(0, 3), times, st.integers(-3, 45), numbers, st.sampled_from(["a", "b", None])), max_size=40
+)
+operators = st.one_of(
+    st.builds(
+        Operator,
+        name=st.just("f"),
+        column=st.just("x"),
+        function=st.sampled_from(AGGREGATES),
+        window=st.integers(1, 35),
+        threshold=st.sampled_from([-1.0, 0.1, 100.0]),
+    ),
+    st.builds(
+        Operator,
+        name=st.just("f"),
+        column=st.sampled_from(["", "s"]),
+        function=st.just(FN.AGGREGATE_FUNCTION_COUNT),
+        window=st.integers(1, 35),
+    ),
+    st.builds(
+        Operator,
+        name=st.just("f"),
+        column=st.sampled_from(["x", "s"]),
+        function=st.none(),
+        max_age=st.one_of(st.none(), st.integers(0, 20)),
+    ),
+)
+queries = st.lists(st.tuples(st.integers(-1, 4), st.integers(-2, 60)), min_size=1, max_size=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(histories, st.lists(operators, min_size=1, max_size=4), queries)
+def test_features_equal_the_naive_reference(rows: list[Row], ops: list[Operator], asked: list[tuple[int, int]]) -> None:
+    entity, cutoff = (np.array(part, dtype=np.int64) for part in zip(*asked, strict=True))
+    answers = timeline(rows).at(entity, cutoff).compute(ops)
+    for op, answer in zip(ops, answers, strict=True):
+        for (k, t), value in zip(asked, answer.values.tolist(), strict=True):
+            assert same(value, naive(rows, op, k, t)), (op, k, t, value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories, operators, queries)
+def test_one_entity_alone_answers_as_among_many(rows: list[Row], op: Operator, asked: list[tuple[int, int]]) -> None:
+    together = timeline(rows)
+    for k, t in asked:
+        alone = timeline([(0, *row[1:]) for row in rows if row[0] == k])
+        cutoff = np.array([t], dtype=np.int64)
+        many = together.at(np.array([k], dtype=np.int64), cutoff).compute([op])[0]
+        one = alone.at(np.zeros(1, dtype=np.int64), cutoff).compute([op])[0]
+        expected = many.values.tolist()[0]
+        assert same(one.values.tolist()[0], None if expected != expected else expected)
+        assert one.status.tolist() == many.status.tolist()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e9])
+def test_prefixes_over_a_long_history_keep_their_digits(offset: float) -> None:
+    rng = np.random.default_rng(7)
+    n, day = 20_000, 100
+    values = offset + rng.normal(size=n)
+    event = np.sort(rng.integers(0, 1_000_000, n))
+    rows = Rows(np.zeros(n, dtype=np.int64), event, event + rng.integers(0, 2 * day, n), {"x": values})
+    ops = [
+        Operator("m", "x", FN.AGGREGATE_FUNCTION_MEAN, 500),
+        Operator("s", "x", FN.AGGREGATE_FUNCTION_STD, 500),
+    ]
+    cutoff = np.array([999_000])
+    got = [float(f.values[0]) for f in Timeline(rows).at(np.zeros(1, dtype=np.int64), cutoff).compute(ops)]
+    window = values[(rows.available <= cutoff) & (rows.event > cutoff - 500)].tolist()
+    assert got[0] == pytest.approx(math.fsum(window) / len(window), rel=1e-12)
+    assert got[1] == pytest.approx(statistics.stdev(window), rel=1e-9)
+
+
+def test_a_row_too_late_for_its_window_never_counts() -> None:
+    late = timeline([(0, 10, 20, 5.0, None)])
+    op = Operator("n", "", FN.AGGREGATE_FUNCTION_COUNT, window=10)
+    cutoffs = np.arange(0, 40)
+    assert late.at(np.zeros(40, dtype=np.int64), cutoffs).compute([op])[0].values.sum() == 0
+
+
+def test_status_says_why_a_value_is_missing() -> None:
+    known = timeline([(0, 10, 10, math.nan, "a"), (1, 10, 10, 1.0, "b")])
+    at = known.at(np.array([0, 1, 1, 2, -1]), np.array([11, 11, 40, 11, 11]))
+    latest = at.compute([Operator("f", "x", None, max_age=20)])[0]
+    status = FieldStatus
+    assert latest.status.tolist() == [
+        status.FIELD_STATUS_NULL,
+        status.FIELD_STATUS_PRESENT,
+        status.FIELD_STATUS_TOO_OLD,
+        status.FIELD_STATUS_NOT_FOUND,
+        status.FIELD_STATUS_NOT_FOUND,
+    ]
+
+
+def test_infinite_values_count_as_null() -> None:
+    rows = timeline([(0, 1, 1, math.inf, None), (0, 2, 2, 3.0, None)])
+    ops = [Operator("s", "x", FN.AGGREGATE_FUNCTION_SUM, window=10)]
+    assert rows.at(np.zeros(1, dtype=np.int64), np.array([5])).compute(ops)[0].values.tolist() == [3.0]
+
+
+def test_operator_reads_durations_from_the_declaration() -> None:
+    feature = views.Feature(name="f", latest=views.Latest(column="x"))
+    assert operator(feature).max_age is None
+    feature.latest.max_age.FromMicroseconds(7)
+    assert operator(feature).max_age == 7

@@ -1,0 +1,61 @@
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from tabular import schema
+from tests.unit.tabular.declarations import trips
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+def table(**changes: pa.Array) -> pa.Table:
+    columns = {
+        "trip": pa.array(["a", "b"]),
+        "driver": pa.array(["x", None]),
+        "km": pa.array([1.0, None]),
+        "start": pa.array([NOON, NOON], type=pa.timestamp("us", tz="UTC")),
+        "told": pa.array([NOON, NOON], type=pa.timestamp("us", tz="UTC")),
+    }
+    return pa.table({name: array for name, array in (columns | changes).items() if array is not None})
+
+
+def violations(**changes: pa.Array | None) -> dict[str, str]:
+    with pytest.raises(schema.SchemaMismatch) as caught:
+        schema.normalise(table(**changes), trips())
+    return {v.field: v.description for v in caught.value.violations}
+
+
+def test_integers_become_doubles_and_columns_their_declared_order() -> None:
+    given = table(km=pa.array([1, 2], type=pa.int32()))
+    result = schema.normalise(given.select(["told", "km", "start", "driver", "trip"]), trips())
+    assert result.schema == schema.arrow_schema(trips())
+    assert result["km"].to_pylist() == [1.0, 2.0]
+
+
+def test_nan_becomes_null() -> None:
+    assert schema.normalise(table(km=pa.array([float("nan"), 1.0])), trips())["km"].null_count == 1
+
+
+def test_other_zones_become_utc() -> None:
+    moved = table()["start"].cast(pa.timestamp("ns", tz="Europe/Berlin"))
+    assert schema.normalise(table(start=moved), trips())["start"].to_pylist() == [NOON, NOON]
+
+
+def test_a_naive_time_is_refused_with_what_to_do() -> None:
+    naive = pa.array([datetime(2024, 1, 1), None], type=pa.timestamp("us"))  # noqa: DTZ001 the point of the test
+    assert "tz_localize" in violations(start=naive)["start"]
+
+
+def test_every_wrong_column_is_named_with_a_hint() -> None:
+    found = violations(driver=None, driverr=pa.array(["x", "y"]))
+    assert "did you mean 'driver'?" in found["driverr"]
+    assert "did you mean 'driverr'?" in found["driver"]
+
+
+def test_text_in_a_number_column_is_refused() -> None:
+    assert "declared is numbers" in violations(km=pa.array(["1", "x"]))["km"]
+
+
+def test_a_lossy_cast_is_refused() -> None:
+    assert "without loss" in violations(km=pa.array([2**60 + 1, 1]))["km"]
