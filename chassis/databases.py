@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import DateTime, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.types import TypeDecorator
 
+READERS = 4
 _BUSY_MILLIS = 10_000
 
 
@@ -51,7 +52,9 @@ class Database:
         self.reader.dispose()
 
 
-def open_database(url: str, *, schema: str | None = None, synchronous: str = "NORMAL", readers: int = 4) -> Database:
+def open_database(
+    url: str, *, schema: str | None = None, synchronous: str = "NORMAL", readers: int = READERS
+) -> Database:
     """Open a database by its URL, `sqlite:///file` or `postgresql+psycopg://...`.
 
     `schema` is a schema of PostgreSQL that unqualified names belong to; `synchronous` is SQLite's: FULL for what is

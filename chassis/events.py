@@ -1,6 +1,6 @@
 """The port to the event log, and what comes out of it. No transport in here, so that domain code may import it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -87,7 +87,7 @@ class EventLog(Protocol):
         after_position: int,
         types: Sequence[type[Message]] = (),
         prefixes: Sequence[str] = (),
-    ) -> AsyncIterator[Delivery]:
+    ) -> AsyncGenerator[Delivery, None]:
         """Yield history after a position, then live events, without a gap and without end.
 
         Only events of these types in streams with one of these prefixes; empty means all.

@@ -4,8 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
-from grpc_health.v1.health import aio
+from grpc_health.v1 import health, health_pb2  # type: ignore[import-untyped]
 
 _logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 0.5
@@ -18,7 +17,7 @@ class Health:
     """The statuses of all services of a process, which its checks flip together."""
 
     def __init__(self) -> None:
-        self.servicer = aio.HealthServicer()
+        self.servicer = health.aio.HealthServicer()
         self._names = [""]
         self._checks: dict[str, Check] = {}
         self._failing: dict[str, str] | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
 import grpc
@@ -76,7 +76,7 @@ class LineageLog:
         after_position: int,
         types: Sequence[type[Message]] = (),
         prefixes: Sequence[str] = (),
-    ) -> AsyncIterator[Delivery]:
+    ) -> AsyncGenerator[Delivery, None]:
         """Yield history after a position, then live events; a connection that breaks is made again where it was."""
         position = after_position
         while True:

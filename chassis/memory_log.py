@@ -1,7 +1,7 @@
 """The event log in memory, for unit tests. It keeps the same contract suite as the real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
 from google.protobuf.message import Message
@@ -98,7 +98,7 @@ class InMemoryLog:
         after_position: int,
         types: Sequence[type[Message]] = (),
         prefixes: Sequence[str] = (),
-    ) -> AsyncIterator[Delivery]:
+    ) -> AsyncGenerator[Delivery, None]:
         """Yield history after a position, then live events."""
         wanted = {type_name(t) for t in types}
         position = after_position

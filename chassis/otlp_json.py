@@ -106,7 +106,7 @@ class JsonLinesMetricExporter(MetricExporter):
         """Do nothing: every batch is written at once."""
         return True
 
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ARG002
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         """Do nothing: every batch is written at once."""
 
 

@@ -6,13 +6,15 @@ new one has seen the whole history; a rebuild is dropping the place. Inside it t
 """
 
 import asyncio
+import contextvars
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Table, insert, select, update
@@ -20,12 +22,13 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from chassis.canonical import table_digest
 from chassis.context import time_left
-from chassis.databases import Database, open_database
+from chassis.databases import READERS, Database, open_database
 from chassis.errors import Unavailable
 from chassis.events import Delivery, Event, EventLog
 from chassis.projection_places import Places
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 _logger = logging.getLogger(__name__)
 # How far the durable cursor may fall behind when no event matches.
 _IDLE_POSITIONS = 1000
@@ -86,20 +89,22 @@ class ProjectionRunner:
         self._log = log
         self._places = places
         self._changed = asyncio.Condition()
+        self._threads = ThreadPoolExecutor(READERS + 1, thread_name_prefix=f"projection-{projection.name}")
         self._database: Database | None = None
+        self._ready = False
         self._durable = 0
         self._stopped: ProjectionStopped | None = None
 
     async def run(self) -> None:
         """Apply events for ever. Returns only when an event cannot be applied; database failures are raised."""
-        database = await asyncio.to_thread(self._open)
+        database = await self._in_thread(self._open)
         async with self._changed:
-            self._database = database
+            self._ready = True
             self._changed.notify_all()
-        async with aclosing(self._log.subscribe(self.position, self.projection.types)) as deliveries:  # type: ignore[type-var]
+        async with aclosing(self._log.subscribe(self.position, self.projection.types)) as deliveries:
             async for delivery in deliveries:
                 try:
-                    position = await asyncio.to_thread(self._deliver, database, delivery)
+                    position = await self._in_thread(self._deliver, database, delivery)
                 except ProjectionStopped as stopped:
                     _logger.error("%s", stopped, exc_info=stopped.__cause__)
                     self._stopped = stopped
@@ -111,7 +116,7 @@ class ProjectionRunner:
                     return
                 if delivery.live and not self.live:
                     self.live = True
-                    await asyncio.to_thread(self._places.drop_others, self.projection.name, self.projection.version)
+                    await self._in_thread(self._places.drop_others, self.projection.name, self.projection.version)
 
     async def check(self) -> None:
         """Raise while the history has not been read, or after an event could not be applied."""
@@ -122,13 +127,13 @@ class ProjectionRunner:
 
     async def wait_for(self, position: int) -> None:
         """Return once the tables have reached a position; ProjectionBehind after the call's deadline."""
-        if self.position >= position and self._database:
+        if self._ready and self.position >= position:
             return
         seconds = time_left()
         try:
             async with asyncio.timeout(_WAIT_SECONDS if seconds is None else seconds), self._changed:
                 await self._changed.wait_for(
-                    lambda: self._stopped is not None or (self._database is not None and self.position >= position)
+                    lambda: self._stopped is not None or (self._ready and self.position >= position)
                 )
         except TimeoutError:
             raise ProjectionBehind(
@@ -141,29 +146,37 @@ class ProjectionRunner:
     async def query(self, fn: Callable[[Connection], T], min_position: int = 0) -> T:
         """Return what `fn` reads in one transaction, in a thread, once the tables have reached a position."""
         await self.wait_for(min_position)
-        return await asyncio.to_thread(self._read, fn)
+        return await self._in_thread(self._read, fn)
 
     async def verify(self) -> Verification:
         """Rebuild the tables from the log in a scratch database and compare them with the live ones."""
         await self.wait_for(0)
-        position, live, rows = await asyncio.to_thread(self._read, self._digest)
+        position, live, rows = await self._in_thread(self._read, self._digest)
         with tempfile.TemporaryDirectory(prefix="lineal-verify-") as folder:
-            scratch = await asyncio.to_thread(self._create, open_database(f"sqlite:///{Path(folder) / 'scratch.db'}"))
+            scratch = await self._in_thread(self._create, open_database(f"sqlite:///{Path(folder) / 'scratch.db'}"))
             try:
                 await self._replay(scratch, position)
                 with scratch.reader.connect() as connection:
-                    _, rebuilt, _ = await asyncio.to_thread(self._digest, connection)
+                    _, rebuilt, _ = await self._in_thread(self._digest, connection)
             finally:
                 scratch.close()
         return Verification(self.projection.name, self.projection.version, position, live, rebuilt, rows)
 
     async def close(self) -> None:
-        """Close the connections to the database."""
+        """Close the connections to the database, after what is still running in threads."""
+        await asyncio.to_thread(self._threads.shutdown)
         if self._database:
-            await asyncio.to_thread(self._database.close)
+            self._database.close()
+
+    async def _in_thread(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        # Threads of its own, so that close can wait for work whose caller was cancelled.
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: context.run(function, *arguments)
+        )
 
     def _open(self) -> Database:
-        database = self._places.open(self.projection.name, self.projection.version)
+        database = self._database = self._places.open(self.projection.name, self.projection.version)
         self._create(database)
         with database.reader.begin() as connection:
             self.position = self._durable = _position(connection)
@@ -189,10 +202,10 @@ class ProjectionRunner:
     async def _replay(self, scratch: Database, until: int) -> None:
         if until == 0:
             return
-        async with aclosing(self._log.subscribe(0, self.projection.types)) as deliveries:  # type: ignore[type-var]
+        async with aclosing(self._log.subscribe(0, self.projection.types)) as deliveries:
             async for delivery in deliveries:
                 events = tuple(event for event in delivery.events if event.position <= until)
-                await asyncio.to_thread(self._apply, scratch, events, min(until, delivery.examined_position))
+                await self._in_thread(self._apply, scratch, events, min(until, delivery.examined_position))
                 if delivery.examined_position >= until:
                     return
 

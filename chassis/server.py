@@ -134,7 +134,7 @@ async def _running(
             await server.start()
             harness.add_task("health", harness.health.run)
             running.tasks = [
-                asyncio.create_task(_watched(task, factory, running.failed), name=task)
+                asyncio.create_task(_watched(task, factory, running), name=task)
                 for task, factory in harness.tasks.items()
             ]
             _logger.info("%s listens on %s", name, running.address)
@@ -148,13 +148,16 @@ async def _running(
             await asyncio.gather(*running.tasks, return_exceptions=True)
 
 
-async def _watched(name: str, factory: Callable[[], Awaitable[None]], failed: "asyncio.Future[BaseException]") -> None:
+async def _watched(name: str, factory: Callable[[], Awaitable[None]], running: RunningServer) -> None:
     try:
         await factory()
     except Exception as error:
+        if running.harness.draining.is_set():
+            _logger.info("background task %r ended while draining: %s", name, error)
+            return
         _logger.critical("background task %r died, so this process ends", name, exc_info=error)
-        if not failed.done():
-            failed.set_result(error)
+        if not running.failed.done():
+            running.failed.set_result(error)
 
 
 def _reflect(harness: Harness, server: grpc.aio.Server) -> None:

@@ -1,1 +1,1 @@
-"""The append-only event log, its proofs and the lineage graph."""
+"""The event log under all of Lineal, and the lineage graph that it implies."""

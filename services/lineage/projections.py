@@ -1,0 +1,147 @@
+"""The lineage graph as read tables: what was made from what, learnt from the events of the other services.
+
+A snapshot holds every batch of its dataset up to a position. Those edges are not stored, as there would be batches
+times snapshots of them; `services.lineage.graph` finds them by dataset and position.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Table, Text, insert, select
+
+from chassis.events import Event
+from chassis.records import type_name
+from lineal.api.features.v1.events_pb2 import TrainingSetBuilt
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted, SnapshotCreated
+from lineal.api.lineage.v1.graph_pb2 import NodeKind
+from lineal.api.monitor.v1.events_pb2 import SegmentSealed
+from lineal.api.registry.v1.events_pb2 import BundleRegistered
+from lineal.api.trainer.v1.events_pb2 import ModelImported, RunCompleted, RunStarted
+
+_metadata = MetaData()
+nodes = Table(
+    "nodes",
+    _metadata,
+    Column("kind", Integer, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    # Batches and snapshots: the dataset, and the position up to which its batches count.
+    Column("dataset", Text, nullable=True),
+    Column("as_of", BigInteger, nullable=True),
+    Index("nodes_dataset", "dataset", "kind", "as_of"),
+)
+edges = Table(
+    "edges",
+    _metadata,
+    Column("source_kind", Integer, primary_key=True),
+    Column("source_name", Text, primary_key=True),
+    Column("target_kind", Integer, primary_key=True),
+    Column("target_name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Index("edges_target", "target_kind", "target_name"),
+)
+
+Key = tuple[int, str]
+
+
+class GraphProjection:
+    """Nodes and edges of the lineage graph."""
+
+    name = "graph"
+    version = 1
+    metadata = _metadata
+    types: Sequence[type[Message]] = (
+        BatchAccepted,
+        SnapshotCreated,
+        TrainingSetBuilt,
+        RunStarted,
+        RunCompleted,
+        ModelImported,
+        BundleRegistered,
+        SegmentSealed,
+    )
+
+    def apply(self, connection: Connection, event: Event) -> None:
+        """Add what an event made, and what it was made from."""
+        if event.message is not None:
+            _RULES[event.type](_Writing(connection, event), event.message)
+
+
+class _Writing:
+    def __init__(self, connection: Connection, event: Event) -> None:
+        self._connection = connection
+        self._event = event
+
+    def node(self, kind: int, name: str, dataset: str | None = None, as_of: int | None = None) -> Key:
+        key = nodes.c.kind == kind, nodes.c.name == name
+        if self._connection.execute(select(nodes.c.kind).where(*key)).first() is None:
+            values = {"kind": kind, "name": name, "position": self._event.position, "type": self._event.type}
+            self._connection.execute(insert(nodes).values(**values, dataset=dataset, as_of=as_of))
+        return kind, name
+
+    def edge(self, source: Key, target: Key) -> None:
+        values = {
+            "source_kind": source[0],
+            "source_name": source[1],
+            "target_kind": target[0],
+            "target_name": target[1],
+        }
+        there = select(edges.c.position).where(*(edges.c[name] == value for name, value in values.items()))
+        if self._connection.execute(there).first() is None:
+            self._connection.execute(insert(edges).values(**values, position=self._event.position))
+
+    @property
+    def position(self) -> int:
+        return self._event.position
+
+
+def _batch_accepted(write: _Writing, event: BatchAccepted) -> None:
+    if event.accepted_rows:
+        write.node(NodeKind.NODE_KIND_BATCH, f"{event.dataset}/{event.batch_id}", event.dataset, write.position)
+
+
+def _snapshot_created(write: _Writing, event: SnapshotCreated) -> None:
+    write.node(NodeKind.NODE_KIND_SNAPSHOT, event.snapshot_digest, event.dataset, event.as_of_position)
+
+
+def _training_set_built(write: _Writing, event: TrainingSetBuilt) -> None:
+    made = write.node(NodeKind.NODE_KIND_TRAINING_SET, event.training_set_digest)
+    for dataset, digest in sorted(event.snapshots.items()):
+        write.edge(write.node(NodeKind.NODE_KIND_SNAPSHOT, digest, dataset), made)
+
+
+def _run_started(write: _Writing, event: RunStarted) -> None:
+    run = write.node(NodeKind.NODE_KIND_RUN, event.run_id)
+    if event.training_set_digest:
+        write.edge(write.node(NodeKind.NODE_KIND_TRAINING_SET, event.training_set_digest), run)
+
+
+def _run_completed(write: _Writing, event: RunCompleted | ModelImported) -> None:
+    run = write.node(NodeKind.NODE_KIND_RUN, event.run_id)
+    write.edge(run, write.node(NodeKind.NODE_KIND_BUNDLE, event.bundle_digest))
+
+
+def _bundle_registered(write: _Writing, event: BundleRegistered) -> None:
+    bundle = write.node(NodeKind.NODE_KIND_BUNDLE, event.bundle_digest)
+    if event.run_id:
+        write.edge(write.node(NodeKind.NODE_KIND_RUN, event.run_id), bundle)
+
+
+def _segment_sealed(write: _Writing, event: SegmentSealed) -> None:
+    segment = write.node(NodeKind.NODE_KIND_SEGMENT, event.segment_digest)
+    for digest in event.bundle_digests:
+        write.edge(write.node(NodeKind.NODE_KIND_BUNDLE, digest), segment)
+
+
+_RULES: dict[str, Callable[[_Writing, Any], None]] = {
+    type_name(BatchAccepted): _batch_accepted,
+    type_name(SnapshotCreated): _snapshot_created,
+    type_name(TrainingSetBuilt): _training_set_built,
+    type_name(RunStarted): _run_started,
+    type_name(RunCompleted): _run_completed,
+    type_name(ModelImported): _run_completed,
+    type_name(BundleRegistered): _bundle_registered,
+    type_name(SegmentSealed): _segment_sealed,
+}

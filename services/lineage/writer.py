@@ -1,0 +1,173 @@
+"""The one writer: collects concurrent appends and commits them together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar, TypeVarTuple, Unpack
+
+from sqlalchemy.exc import OperationalError
+
+from chassis.clock import Clock
+from chassis.errors import LinealError, Overloaded, Unavailable
+from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
+from services.lineage.appender import Appender
+from services.lineage.store import EventStore, Filter, Page, Stored, StoreWriter
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+_GROUP_EVENTS = 1000
+_TAIL_EVENTS = 2048
+_TAIL_BYTES = 4 * 1024 * 1024
+_DISK_FULL = "53100"
+
+
+class DiskFull(Overloaded):
+    """There is no room for more events."""
+
+
+class WriterStopped(Unavailable):
+    """The writer is starting or stopping."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    request: AppendEventsRequest
+    traceparent: str
+    answer: "asyncio.Future[AppendEventsResponse]"
+
+
+class Tail:
+    """The newest records in memory, so that live subscribers do not read each commit from the database."""
+
+    def __init__(self) -> None:
+        self._records: deque[Stored] = deque()
+        self._bytes = 0
+
+    def extend(self, records: list[Stored]) -> None:
+        """Add records that have been committed."""
+        self._records.extend(records)
+        self._bytes += sum(len(record.record) for record in records)
+        while len(self._records) > _TAIL_EVENTS or self._bytes > _TAIL_BYTES:
+            self._bytes -= len(self._records.popleft().record)
+
+    def page(self, after: int, wanted: Filter, limit: int) -> Page | None:
+        """Return the wanted ones of the next `limit` records, None when they are no longer all here."""
+        if not self._records or after + 1 < self._records[0].position:
+            return None
+        first = after + 1 - self._records[0].position
+        examined = list(islice(self._records, first, first + limit))
+        return Page([r for r in examined if wanted.matches(r)], examined[-1].position if examined else after)
+
+
+class Writer:
+    """Appends to the log, and tells who waits that it has grown."""
+
+    def __init__(self, store: EventStore, clock: Clock, max_pending: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._queue: asyncio.Queue[_Pending] = asyncio.Queue(max_pending)
+        self._grown = asyncio.Condition()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lineage-writer")
+        self._opened: tuple[StoreWriter, Appender] | None = None
+        self._stopping = False
+        self.tail = Tail()
+        self.head = 0
+
+    async def open(self) -> None:
+        """Take the right to write and read the head; WriterExists when another process writes."""
+        self._opened = await self._call(self._open)
+        self.head = self._opened[1].head
+
+    async def append(self, request: AppendEventsRequest, traceparent: str) -> AppendEventsResponse:
+        """Append events; they are durable when this returns.
+
+        Raises Overloaded when too many appends wait already.
+        """
+        if self._stopping:
+            raise WriterStopped("lineage is stopping; try again")
+        pending = _Pending(request, traceparent, asyncio.get_running_loop().create_future())
+        try:
+            self._queue.put_nowait(pending)
+        except asyncio.QueueFull:
+            raise Overloaded(f"{self._queue.maxsize} appends wait already; try again") from None
+        return await pending.answer
+
+    async def run(self) -> None:
+        """Commit group after group. A database that fails ends it: a restart reads what is really there."""
+        while True:
+            group = await self._group()
+            try:
+                await self._commit(group)
+            except BaseException:
+                lost = WriterStopped("the log could not be written to; send the same request again")
+                for pending in group:
+                    if not pending.answer.done():
+                        pending.answer.set_exception(lost)
+                raise
+
+    async def grown(self, beyond: int) -> None:
+        """Return once the log has grown beyond a position; WriterStopped when it will not."""
+        async with self._grown:
+            await self._grown.wait_for(lambda: self.head > beyond or self._stopping)
+        if self.head <= beyond:
+            raise WriterStopped("lineage is stopping; connect again")
+
+    async def stop(self) -> None:
+        """Refuse appends and let subscribers go."""
+        async with self._grown:
+            self._stopping = True
+            self._grown.notify_all()
+
+    async def close(self) -> None:
+        """Give up the right to write."""
+        if self._opened:
+            await self._call(self._opened[0].close)
+        self._thread.shutdown()
+
+    def _open(self) -> tuple[StoreWriter, Appender]:
+        writer = self._store.open_writer()
+        return writer, Appender(writer, self._clock)
+
+    async def _group(self) -> list[_Pending]:
+        group = [await self._queue.get()]
+        events = len(group[0].request.events)
+        while events < _GROUP_EVENTS and not self._queue.empty():
+            group.append(self._queue.get_nowait())
+            events += len(group[-1].request.events)
+        return group
+
+    async def _commit(self, group: list[_Pending]) -> None:
+        assert self._opened is not None
+        appender = self._opened[1]
+        requests = [(pending.request, pending.traceparent) for pending in group]
+        answers: list[AppendEventsResponse | LinealError]
+        try:
+            answers, records = await self._call(appender.append, requests)
+        except OperationalError as error:
+            if not _is_disk_full(error):
+                raise
+            full = DiskFull("the disk of the event log is full; free space and send the same request again")
+            answers, records = [full] * len(group), []
+            await self._call(appender.reload)
+        if records:
+            async with self._grown:
+                self.tail.extend(records)
+                self.head = appender.head
+                self._grown.notify_all()
+        for pending, answer in zip(group, answers, strict=True):
+            if pending.answer.done():
+                continue
+            if isinstance(answer, LinealError):
+                pending.answer.set_exception(answer)
+            else:
+                pending.answer.set_result(answer)
+
+    async def _call(self, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _is_disk_full(error: OperationalError) -> bool:
+    return "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == _DISK_FULL
