@@ -39,7 +39,7 @@ def challenger(digest: str, share: float) -> Arm:
 
 
 def saga(kind: "SagaKind.ValueType", name: str) -> Saga:
-    return Saga(saga_id=name, endpoint="delay", kind=kind)
+    return Saga(saga_id=name, endpoint="delay", kind=kind, bundle_digest=C)
 
 
 def test_defaults_of_policies_are_filled_in() -> None:

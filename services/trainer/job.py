@@ -1,0 +1,214 @@
+"""`python -m services.trainer.job`: the heavy work of the trainer, in a process of its own.
+
+Reads one JSON document from a line of standard input, writes progress and at last the result as JSON lines to standard
+output, and ends at once when standard input closes: a trainer that dies takes its job with it.
+"""
+
+import io
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import catboost
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from chassis.artifacts import ArtifactStore, artifact_store, canonical_json
+from lineal.api.trainer.v1.run_pb2 import BundleMetrics, Evaluation, Metric, Parameters
+from services.trainer import evaluation, split
+from services.trainer.card import card
+from services.trainer.fitting import fit
+from services.trainer.rows import read
+from tabular.bundle import CARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, MetricValue, ModelColumn
+from tabular.scorer import Scorer, canonical_digest, describe, load
+from tabular.vectors import Vectors
+
+_REFERENCE_ROWS = 10_000
+Report = Callable[[str, int, int], None]
+
+
+def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> dict[str, Any]:
+    """Make a bundle of a training set."""
+    started = time.process_time()
+    parameters = ParseDict(spec["parameters"], Parameters())
+    columns = _ordered(
+        ModelColumn(**column) for column in spec["columns"] if column["name"] not in parameters.exclude_columns
+    )
+    report("reading", 0, 1)
+    rows = read(artifacts, spec["training_set_digest"], columns)
+    parts = split.by_time(
+        rows.cutoff_micros, len(rows), parameters.validation_share, parameters.test_share, parameters.seed
+    )
+    fitted = fit(spec["problem"], columns, rows.take(parts.train), rows.take(parts.validation), parameters, report)
+    bundle = Bundle(
+        model=spec["model"],
+        problem=spec["problem"],
+        columns=columns,
+        files={},
+        feature_set=spec["feature_set"],
+        feature_set_version=spec["feature_set_version"],
+        entity_columns=tuple(spec["entity_columns"]),
+        label_key=tuple(spec["label_key"]),
+        calibrator=fitted.calibrator,
+        threshold=fitted.threshold,
+        run_id=spec["run_id"],
+        training_set_digest=spec["training_set_digest"],
+        test_start_micros=parts.test_start_micros,
+        model_digest=fitted.model_digest,
+        catboost_version=catboost.__version__,
+    )
+    scorer = Scorer(bundle, fitted.model_file)
+    report("evaluating", 0, 1)
+    test = rows.take(parts.test)
+    measured, _ = evaluation.metrics(
+        bundle.problem, test.label, scorer.score(test.vectors).calibrated, evaluation.Resampling.of(len(test.label))
+    )
+    bundle = replace(bundle, metrics=tuple(measured))
+    text = card(
+        bundle,
+        description=spec.get("description", ""),
+        rows={"training": len(parts.train), "validation": len(parts.validation), "untouched": len(parts.test)},
+        parameters=MessageToDict(parameters, preserving_proto_field_name=True),
+        trees=fitted.trees,
+        importance=fitted.importance,
+    )
+    reference = rows.take(np.sort(np.concatenate([parts.train, parts.validation]))).vectors
+    digest = _store(artifacts, bundle, fitted.model_file, text, _reference(bundle, scorer, reference, parameters.seed))
+    return {
+        "bundle_digest": digest,
+        "metrics": [asdict(metric) for metric in measured],
+        "trees": fitted.trees,
+        "cpu_seconds": time.process_time() - started,
+        "trials_digest": artifacts.put(canonical_json(fitted.trials)) if fitted.trials else "",
+    }
+
+
+def evaluate(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> dict[str, Any]:
+    """Score bundles on the same rows; the evidence goes into the artifact store."""
+    result = Evaluation(training_set_digest=spec["training_set_digest"])
+    start, end = spec["start_micros"], spec["end_micros"]
+    resampling = None
+    candidate: evaluation.Draws | None = None
+    for number, digest in enumerate(spec["bundle_digests"]):
+        report("scoring", number, len(spec["bundle_digests"]))
+        bundle = Bundle.from_bytes(artifacts.read(digest))
+        rows = read(artifacts, spec["training_set_digest"], bundle.columns)
+        chosen = np.ones(len(rows), dtype=bool)
+        if rows.cutoff_micros is not None:
+            chosen &= rows.cutoff_micros >= start if start is not None else True
+            chosen &= rows.cutoff_micros < end if end is not None else True
+        numbers = np.flatnonzero(chosen)
+        if not len(numbers):
+            raise split.TooFewRows("no row of the training set lies in the time range of the evaluation")
+        test = rows.take(numbers)
+        resampling = resampling or evaluation.Resampling.of(len(numbers))
+        score = Scorer(bundle, artifacts.read(bundle.files[MODEL_FILE])).score(test.vectors).calibrated
+        measured, draws = evaluation.metrics(bundle.problem, test.label, score, resampling)
+        result.rows = len(numbers)
+        result.bundles.append(BundleMetrics(bundle_digest=digest, metrics=_messages(measured)))
+        if candidate is None:
+            candidate = draws
+        else:
+            differences = evaluation.difference(candidate, draws)
+            result.differences.append(BundleMetrics(bundle_digest=digest, metrics=_messages(differences)))
+    if start is not None:
+        result.start_time.FromMicroseconds(start)
+    if end is not None:
+        result.end_time.FromMicroseconds(end)
+    return {"evaluation_digest": artifacts.put(result.SerializeToString(deterministic=True))}
+
+
+def import_model(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> dict[str, Any]:
+    """Make a bundle of a model file that was trained elsewhere."""
+    report("examining", 0, 1)
+    model_file = Path(spec["path"]).read_bytes()
+    model = load(model_file)
+    problem, columns = describe(model)
+    bundle = Bundle(
+        model=spec["model"],
+        problem=problem,
+        columns=columns,
+        files={},
+        threshold=spec["threshold"],
+        run_id=spec["run_id"],
+        model_digest=canonical_digest(model),
+        catboost_version=catboost.__version__,
+    )
+    # Scoring a row of nulls shows that the file is whole.
+    Scorer(bundle, model_file).score(
+        Vectors(np.full((1, len(bundle.numeric)), np.nan), np.full((1, len(bundle.categorical)), "", dtype=object))
+    )
+    text = card(bundle, description=spec["description"], rows={}, parameters={}, trees=model.tree_count_, importance=[])
+    return {"bundle_digest": _store(artifacts, bundle, model_file, text, None)}
+
+
+def _store(artifacts: ArtifactStore, bundle: Bundle, model_file: bytes, text: str, reference: pa.Table | None) -> str:
+    files = {MODEL_FILE: artifacts.put(model_file), CARD_FILE: artifacts.put(text.encode())}
+    if reference is not None:
+        buffer = io.BytesIO()
+        pq.write_table(reference, buffer, compression="zstd")
+        files[REFERENCE_FILE] = artifacts.put(buffer.getvalue())
+    return artifacts.put(canonical_json(replace(bundle, files=files).to_json()))
+
+
+def _reference(bundle: Bundle, scorer: Scorer, vectors: Vectors, seed: int) -> pa.Table:
+    """Return a sample of what the model learnt from, with its scores: what drift is measured against."""
+    chosen = np.random.default_rng(seed).permutation(len(vectors))[:_REFERENCE_ROWS]
+    sample = vectors.take(np.sort(chosen))
+    arrays: dict[str, Any] = {name: sample.numeric[:, index] for index, name in enumerate(bundle.numeric)}
+    for index, name in enumerate(bundle.categorical):
+        arrays[name] = pa.array(sample.categorical[:, index].tolist(), type=pa.string())
+    arrays["score"] = scorer.score(sample).calibrated
+    return pa.table(arrays)
+
+
+def _ordered(columns: Any) -> tuple[ModelColumn, ...]:
+    # Numbers first, then categories: CatBoost's fast input wants them so. The order within each is the feature set's.
+    return tuple(sorted(columns, key=lambda column: column.type == "categorical"))
+
+
+def _messages(measured: list[MetricValue]) -> list[Metric]:
+    return [Metric(name=m.name, value=m.value, lower=m.lower, upper=m.upper) for m in measured]
+
+
+_KINDS = {"train": train, "evaluate": evaluate, "import": import_model}
+
+
+def main() -> int:
+    """Do one job; return the exit code."""
+    spec = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    artifacts = artifact_store(spec["artifacts"], Path(spec["artifact_cache"]))
+    try:
+        result = _KINDS[spec["kind"]](spec, artifacts, _report)
+    except (ValueError, catboost.CatBoostError) as error:
+        _write({"failure": str(error)})
+        return 0
+    _write({"result": result})
+    return 0
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _report(stage: str, done: int, steps: int) -> None:
+    _write({"stage": stage, "done": done, "steps": steps})
+
+
+def _write(value: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

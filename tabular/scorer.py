@@ -1,0 +1,127 @@
+"""Score vectors with a bundle's CatBoost model."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import catboost
+import numpy as np
+import numpy.typing as npt
+
+from tabular.bundle import Bundle, Calibrator, ModelColumn, Problem
+from tabular.vectors import Vectors
+
+
+class ModelUnreadable(ValueError):
+    """A file that CatBoost cannot load."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of rows, float64 of shape (rows,): `raw` as it leaves the trees, `calibrated` as answered."""
+
+    raw: npt.NDArray[np.float64]
+    calibrated: npt.NDArray[np.float64]
+
+
+class Scorer:
+    """A loaded model with its bundle's calibration. Safe for use by several threads."""
+
+    def __init__(self, bundle: Bundle, model_file: bytes) -> None:
+        """Load a model.
+
+        A damaged file may crash the process inside CatBoost: examine unknown bytes in another process first.
+        Raises ModelUnreadable when CatBoost refuses the file or its features are not the manifest's columns.
+        """
+        self.bundle = bundle
+        self._model = load(model_file)
+        names = list(self._model.feature_names_)
+        if names != [column.name for column in bundle.columns]:
+            raise ModelUnreadable("the model's features are not the columns of the manifest")
+        # CatBoost's fast input takes numbers first, then categories; other orders go row by row.
+        types = [column.type for column in bundle.columns]
+        self._ordered = types == sorted(types, key=lambda kind: kind == "categorical")
+
+    def score(self, vectors: Vectors) -> Scores:
+        """Score rows; one thread, so that a request costs its own core only."""
+        raw = np.asarray(
+            self._model.predict(self._input(vectors), prediction_type="RawFormulaVal", thread_count=1), dtype=np.float64
+        )
+        if self.bundle.problem == "regression":
+            return Scores(raw, raw)
+        return Scores(raw, probability(self.bundle.calibrator, raw))
+
+    def decide(self, calibrated: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
+        """Return 1 where the score reaches the threshold; all 0 for a regression."""
+        if self.bundle.problem == "regression":
+            return np.zeros(len(calibrated), dtype=np.uint32)
+        return (calibrated >= self.bundle.threshold).astype(np.uint32)
+
+    def _input(self, vectors: Vectors) -> "catboost.FeaturesData | list[list[object]]":
+        if self._ordered:
+            return features_data(vectors)
+        rows: list[list[object]] = []
+        for numbers, categories in zip(vectors.numeric.tolist(), vectors.categorical.tolist(), strict=True):
+            number, category = iter(numbers), iter(categories)
+            rows.append([next(number if column.type == "numeric" else category) for column in self.bundle.columns])
+        return rows
+
+
+def features_data(vectors: Vectors) -> "catboost.FeaturesData":
+    """Return CatBoost's fast input: float32 numbers, which it would make of doubles itself, and categories as bytes."""
+    categories = None
+    if vectors.categorical.shape[1]:
+        categories = np.empty(vectors.categorical.shape, dtype=object)
+        flat = categories.reshape(-1)
+        flat[:] = [text.encode() for text in vectors.categorical.reshape(-1)]
+    numbers = np.ascontiguousarray(vectors.numeric, dtype=np.float32) if vectors.numeric.shape[1] else None
+    return catboost.FeaturesData(num_feature_data=numbers, cat_feature_data=categories)
+
+
+def probability(calibrator: Calibrator, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the calibrated probability of class 1."""
+    value: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(calibrator.slope * raw + calibrator.intercept)))
+    return value
+
+
+def load(model_file: bytes) -> "catboost.CatBoost":
+    """Load a model. Raises ModelUnreadable."""
+    model = catboost.CatBoost()
+    try:
+        model.load_model(blob=model_file)
+    except Exception as error:
+        raise ModelUnreadable(f"CatBoost cannot load the file: {error}") from error
+    return model
+
+
+def describe(model: "catboost.CatBoost") -> tuple[Problem, tuple[ModelColumn, ...]]:
+    """Return the problem and the columns of a model that was trained elsewhere.
+
+    Raises ModelUnreadable for problems that bundles do not cover.
+    """
+    classes = len(getattr(model, "classes_", ()))
+    if classes > 2:
+        raise ModelUnreadable(f"a model of {classes} classes cannot be served; only binary and regression models can")
+    categorical = set(model.get_cat_feature_indices())
+    if model.get_text_feature_indices() or model.get_embedding_feature_indices():
+        raise ModelUnreadable("models with text or embedding features cannot be served")
+    columns = tuple(
+        ModelColumn(name, "categorical" if index in categorical else "numeric")
+        for index, name in enumerate(model.feature_names_)
+    )
+    return ("binary" if classes == 2 else "regression"), columns
+
+
+def canonical_digest(model: "catboost.CatBoost") -> str:
+    """Return the SHA-256 of a model without its id and time of training.
+
+    Two fits of the same data with the same settings give the same digest, although their files differ.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.json"
+        model.save_model(str(path), format="json")
+        exported = json.loads(path.read_bytes())
+    exported.pop("model_info", None)
+    return hashlib.sha256(json.dumps(exported, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
