@@ -1,0 +1,258 @@
+"""What ingest does: one method per use case."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chassis.aggregate import Repository
+from chassis.artifacts import ArtifactStore
+from chassis.errors import AlreadyExists, NotFound, RuleViolated
+from chassis.events import EventLog
+from chassis.ids import request_id_from
+from chassis.paging import PageTokenInvalid, last_key, page_size, page_token
+from chassis.projection import ProjectionRunner
+from lineal.api.ingest.v1 import ingest_service_pb2 as api
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
+from services.ingest import batch as batches
+from services.ingest import dataset as datasets
+from services.ingest import projections, snapshots
+from services.ingest.validation import REASONS, ROW_NUMBER, Validator, commonest, reasons_of
+
+_VALIDATORS = 256
+_NEWEST = 2**63 - 1
+
+
+class DatasetUnknown(NotFound):
+    """No dataset of that name was declared."""
+
+
+class SnapshotUnknown(NotFound):
+    """There is no snapshot of that digest."""
+
+
+class PositionAhead(RuleViolated):
+    """A position lies beyond the end of the log."""
+
+
+class Ingest:
+    """The application of ingest."""
+
+    def __init__(self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner) -> None:
+        self._log = log
+        self._artifacts = artifacts
+        self._tables = tables
+        self._datasets = Repository(log, "dataset", datasets.decider)
+        self._validators: OrderedDict[tuple[str, int], Validator] = OrderedDict()
+
+    async def register_dataset(self, *, request_id: str, dataset: Dataset) -> tuple[int, int]:
+        """Declare a dataset; return its schema version and the log position."""
+        outcome = await self._datasets.execute(
+            dataset.name, request_id=request_id, decide=lambda state: datasets.register(state, dataset)
+        )
+        declared = [event for event in outcome.events if isinstance(event, DatasetRegistered)]
+        version = declared[-1].schema_version if declared else outcome.state.schema_version
+        return version, outcome.position
+
+    async def dataset(self, name: str, min_position: int = 0) -> api.GetDatasetResponse:
+        """Return a dataset with its counts. Raises DatasetUnknown."""
+        found = await self._tables.query(lambda connection: projections.dataset(connection, name), min_position)
+        if found is None:
+            raise _unknown(name)
+        return found
+
+    async def datasets_page(self, size: int, token: str) -> tuple[list[api.GetDatasetResponse], str]:
+        """Return a page of datasets by name, and the token of the next."""
+        return await self._tables.query(lambda connection: projections.datasets(connection, size, token))
+
+    async def accept_batch(self, *, dataset: str, batch_id: str, data: bytes) -> api.IngestBatchesResponse:
+        """Validate and store a batch; it is durable when this returns."""
+        batches.check_id(batch_id)
+        state = await self._state(dataset)
+        digest = batches.content_digest(data)
+        before = await self._tables.query(lambda connection: projections.batch(connection, dataset, batch_id))
+        if before is None:
+            declared, version = state.dataset, state.schema_version
+            assert declared is not None
+            validator = self._validator(declared, version)
+            examined = await asyncio.to_thread(batches.examine, declared, version, validator, batch_id, data)
+            for stored in (examined.accepted, examined.quarantined):
+                if stored:
+                    await asyncio.to_thread(self._artifacts.put, stored)
+            request_id = request_id_from("batch", dataset, batch_id)
+            try:
+                result = await self._log.append(
+                    f"batches/{dataset}", [examined.event], request_id=request_id, expected_revision=None
+                )
+            except AlreadyExists:
+                # Somebody else's batch of this name came in between; the read tables are about to have it.
+                before = await self._stored(dataset, batch_id)
+            else:
+                return api.IngestBatchesResponse(
+                    batch_id=batch_id,
+                    accepted_rows=examined.event.accepted_rows,
+                    quarantined_rows=examined.event.quarantined_rows,
+                    reasons=commonest(examined.reasons),
+                    position=result.position,
+                    repeated_request=result.repeated,
+                )
+        batches.check_same(dataset, batch_id, before.content_digest, digest)
+        reasons = await asyncio.to_thread(self._quarantined, before)
+        return api.IngestBatchesResponse(
+            batch_id=batch_id,
+            accepted_rows=before.accepted_rows,
+            quarantined_rows=before.quarantined_rows,
+            reasons=commonest(reasons[REASONS].to_pylist() if reasons else []),
+            position=before.position,
+            repeated_request=True,
+        )
+
+    async def batches_page(self, dataset: str, size: int, token: str) -> tuple[list[api.Batch], str]:
+        """Return a page of a dataset's batches, newest first, and the token of the next."""
+        await self._state(dataset)
+        return await self._tables.query(lambda connection: projections.batches(connection, dataset, size, token))
+
+    async def quarantined_page(self, dataset: str, size: int, token: str) -> tuple[list[api.QuarantinedRow], str]:
+        """Return a page of quarantined rows, newest batch first, and the token of the next."""
+        await self._state(dataset)
+        position, skip = _place(token)
+        rows: list[api.QuarantinedRow] = []
+        wanted = page_size(size)
+        while True:
+            found = await self._newest_quarantine(dataset, position)
+            if found is None:
+                return rows, ""
+            position = found.position
+            table = await asyncio.to_thread(self._quarantined, found)
+            assert table is not None
+            here = table.slice(skip, wanted - len(rows))
+            rows += _rows(found.batch_id, here)
+            if skip + here.num_rows < table.num_rows:
+                return rows, page_token(f"{position}:{skip + here.num_rows}")
+            position, skip = position - 1, 0
+            if len(rows) == wanted:
+                return rows, page_token(f"{position}:0")
+
+    async def create_snapshot(self, *, request_id: str, dataset: str, as_of_position: int) -> tuple[api.Snapshot, int]:
+        """Fix what is known of a dataset at a position; return the snapshot and the log position of its event."""
+        state = await self._state(dataset)
+        head = await self._log.head()
+        if as_of_position > head:
+            raise PositionAhead(f"the log ends at position {head}, {as_of_position} is asked for; 0 means now")
+        as_of = as_of_position or head
+        rows = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, as_of), as_of)
+        declared, version = state.dataset, state.schema_version
+        assert declared is not None
+        stored = await asyncio.to_thread(snapshots.store, self._artifacts, declared, version, rows)
+        event = SnapshotCreated(
+            dataset=dataset,
+            snapshot_digest=stored.digest,
+            as_of_position=stored.as_of_position,
+            rows=stored.rows,
+            profile_digest=stored.profile_digest,
+        )
+        outcome = await self._datasets.execute(
+            dataset, request_id=request_id, decide=lambda state: datasets.record_snapshot(state, event)
+        )
+        answered = next((e for e in outcome.events if isinstance(e, SnapshotCreated)), event)
+        if answered.snapshot_digest != stored.digest:
+            # The command was answered before, when less was known: the same answer again.
+            return await self.snapshot(answered.snapshot_digest, outcome.position), outcome.position
+        snapshot = api.Snapshot(
+            dataset=dataset,
+            digest=stored.digest,
+            as_of_position=stored.as_of_position,
+            rows=stored.rows,
+            batches=stored.batches,
+            profile_json=stored.profile_json,
+        )
+        return snapshot, outcome.position
+
+    async def snapshot(self, digest: str, min_position: int = 0) -> api.Snapshot:
+        """Return a snapshot with its profile. Raises SnapshotUnknown."""
+        found = await self._tables.query(lambda connection: projections.snapshot(connection, digest), min_position)
+        if found is None:
+            # A reader may come right after the writer: look again once everything in the log has been read.
+            head = await self._log.head()
+            found = await self._tables.query(lambda connection: projections.snapshot(connection, digest), head)
+        if found is None:
+            raise SnapshotUnknown(f"there is no snapshot {digest[:80]!r}; ListSnapshots names those of a dataset")
+        snapshot, profile_digest = found
+        snapshot.profile_json = (await asyncio.to_thread(self._artifacts.read, profile_digest)).decode()
+        return snapshot
+
+    async def snapshots_page(self, dataset: str, size: int, token: str) -> tuple[list[api.Snapshot], str]:
+        """Return a page of a dataset's snapshots, newest first, and the token of the next."""
+        await self._state(dataset)
+        return await self._tables.query(lambda connection: projections.snapshots(connection, dataset, size, token))
+
+    async def snapshot_pieces(self, digest: str) -> AsyncIterator[bytes]:
+        """Yield the rows of a snapshot as pieces of an Arrow IPC stream."""
+        await self.snapshot(digest)
+        pieces = snapshots.pieces(self._artifacts, digest)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
+
+    async def _state(self, dataset: str) -> datasets.DatasetState:
+        state = (await self._datasets.load(dataset)).state
+        if state.dataset is None:
+            raise _unknown(dataset)
+        return state
+
+    def _validator(self, dataset: Dataset, version: int) -> Validator:
+        key = dataset.name, version
+        if key not in self._validators:
+            self._validators[key] = Validator(dataset)
+        self._validators.move_to_end(key)
+        while len(self._validators) > _VALIDATORS:
+            self._validators.popitem(last=False)
+        return self._validators[key]
+
+    async def _stored(self, dataset: str, batch_id: str) -> projections.StoredBatch:
+        head = await self._log.head()
+        found = await self._tables.query(lambda connection: projections.batch(connection, dataset, batch_id), head)
+        assert found is not None
+        return found
+
+    async def _newest_quarantine(self, dataset: str, at_or_before: int) -> projections.StoredBatch | None:
+        return await self._tables.query(
+            lambda connection: projections.newest_quarantine(connection, dataset, at_or_before)
+        )
+
+    def _quarantined(self, batch: projections.StoredBatch) -> pa.Table | None:
+        if not batch.quarantine_digest:
+            return None
+        with self._artifacts.open(batch.quarantine_digest) as file, pq.ParquetFile(file) as parquet:
+            return parquet.read()
+
+
+def _unknown(name: str) -> DatasetUnknown:
+    return DatasetUnknown(f"dataset {name!r} was never declared; RegisterDataset or `lineal apply` declares it")
+
+
+def _place(token: str) -> tuple[int, int]:
+    if not token:
+        return _NEWEST, 0
+    position, _, skip = last_key(token).partition(":")
+    if not (position.isdigit() and skip.isdigit()):
+        raise PageTokenInvalid("page_token is not one of this service")
+    return int(position), int(skip)
+
+
+def _rows(batch_id: str, table: pa.Table) -> list[api.QuarantinedRow]:
+    numbers, reasons = table[ROW_NUMBER].to_pylist(), table[REASONS].to_pylist()
+    bodies: list[dict[str, Any]] = table.drop_columns([ROW_NUMBER, REASONS]).to_pylist()
+    return [
+        api.QuarantinedRow(
+            batch_id=batch_id,
+            row=number,
+            reasons=reasons_of(reason),
+            row_json=json.dumps(body, ensure_ascii=False, default=str),
+        )
+        for number, reason, body in zip(numbers, reasons, bodies, strict=True)
+    ]

@@ -1,0 +1,117 @@
+"""A batch: bytes in, validated tables and the event that says so out."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chassis.errors import AlreadyExists, FieldViolation, InvalidArgument
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted
+from services.ingest.validation import REASONS, Validator
+from tabular.parquet import to_parquet
+from tabular.schema import SchemaMismatch, normalise
+
+_MOST_ID = 200
+
+
+class BatchIdInvalid(InvalidArgument):
+    """A batch has no name, or too long a one."""
+
+
+class BatchUnreadable(InvalidArgument):
+    """The bytes of a batch are no Arrow IPC stream."""
+
+
+class BatchColumnsWrong(InvalidArgument):
+    """The columns of a batch are not those that its dataset declares."""
+
+
+class BatchExists(AlreadyExists):
+    """A batch of that id was accepted with other content."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A batch after validation, before it is stored; the Parquet bytes are empty where there are no rows."""
+
+    event: BatchAccepted
+    accepted: bytes
+    quarantined: bytes
+    reasons: list[str]
+
+
+def check_id(batch_id: str) -> None:
+    """Refuse a batch without a usable name."""
+    if not 1 <= len(batch_id) <= _MOST_ID:
+        raise BatchIdInvalid(
+            f"a batch id has 1 to {_MOST_ID} characters, this one {len(batch_id)}",
+            [FieldViolation("batch_id", "give each batch a name of its own, the same one when you send it again")],
+        )
+
+
+def content_digest(data: bytes) -> str:
+    """Return the digest of a batch as it was sent."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_same(dataset: str, batch_id: str, accepted_digest: str, sent_digest: str) -> None:
+    """Refuse a batch whose id was taken by other content."""
+    if accepted_digest != sent_digest:
+        raise BatchExists(
+            f"batch {batch_id!r} of dataset {dataset!r} was accepted with other content (sha256 {accepted_digest}, now "
+            f"{sent_digest}); send new rows under a new batch id"
+        )
+
+
+def examine(dataset: Dataset, schema_version: int, validator: Validator, batch_id: str, data: bytes) -> Examined:
+    """Validate a batch. Raises BatchUnreadable and BatchColumnsWrong."""
+    try:
+        table = normalise(_read(batch_id, data), dataset)
+    except SchemaMismatch as error:
+        raise BatchColumnsWrong(
+            f"batch {batch_id!r} does not have the columns of dataset {dataset.name!r}: {error}",
+            [FieldViolation(f"arrow.{v.field}", v.description) for v in error.violations],
+        ) from None
+    parted = validator.validate(table)
+    accepted = to_parquet(parted.accepted) if parted.accepted.num_rows else b""
+    quarantined = to_parquet(parted.quarantined) if parted.quarantined.num_rows else b""
+    event = BatchAccepted(
+        dataset=dataset.name,
+        batch_id=batch_id,
+        schema_version=schema_version,
+        content_digest=content_digest(data),
+        accepted_rows=parted.accepted.num_rows,
+        accepted_digest=hashlib.sha256(accepted).hexdigest() if accepted else "",
+        quarantined_rows=parted.quarantined.num_rows,
+        quarantine_digest=hashlib.sha256(quarantined).hexdigest() if quarantined else "",
+    )
+    _set_times(event, dataset, parted.accepted)
+    return Examined(event, accepted, quarantined, parted.quarantined[REASONS].to_pylist())
+
+
+def _read(batch_id: str, data: bytes) -> pa.Table:
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            table = reader.read_all()
+        # The bytes come from outside: offsets that point elsewhere must be found before anything follows them.
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BatchUnreadable(
+            f"batch {batch_id!r} is no Arrow IPC stream: {error}",
+            [FieldViolation("arrow", "send record batches as an Arrow IPC stream, for example of pa.ipc.new_stream")],
+        ) from None
+    return table
+
+
+def _set_times(event: BatchAccepted, dataset: Dataset, accepted: pa.Table) -> None:
+    if not dataset.event_time or not accepted.num_rows:
+        return
+    ends = pc.min_max(accepted[dataset.event_time]).as_py()
+    event.min_event_time.FromDatetime(ends["min"])
+    event.max_event_time.FromDatetime(ends["max"])
+    newest: datetime = pc.max(accepted[dataset.available_time or dataset.event_time]).as_py()
+    # A row is never available before it happened.
+    event.max_available_time.FromDatetime(max(newest, ends["max"]))

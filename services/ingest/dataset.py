@@ -1,0 +1,78 @@
+"""A dataset: its declarations, one schema version after the other, and its snapshots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from google.protobuf.message import Message
+
+from chassis.aggregate import Decider
+from chassis.errors import FieldViolation, InvalidArgument, RuleViolated
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
+from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
+from tabular.definitions import dataset_violations
+
+
+class DatasetInvalid(InvalidArgument):
+    """A declaration is not valid."""
+
+
+class SchemaIncompatible(RuleViolated):
+    """A new declaration would make rows unreadable that were accepted under an older one."""
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """What the stream `dataset/<name>` says."""
+
+    dataset: Dataset | None = None
+    schema_version: int = 0
+    # Type of every column there ever was: a name keeps its type for good.
+    types: dict[str, int] = field(default_factory=dict)
+    snapshots: dict[str, SnapshotCreated] = field(default_factory=dict)
+
+
+def register(state: DatasetState, dataset: Dataset) -> Sequence[Message]:
+    """Declare a dataset, or its next schema version; nothing for the declaration it has."""
+    violations = [FieldViolation(f"dataset.{v.field}", v.description) for v in dataset_violations(dataset)]
+    if violations:
+        raise DatasetInvalid(f"the declaration of dataset {dataset.name!r} is not valid", violations)
+    if state.dataset == dataset:
+        return []
+    if state.dataset is not None:
+        _check_compatible(state, state.dataset, dataset)
+    return [DatasetRegistered(dataset=dataset, schema_version=state.schema_version + 1)]
+
+
+def record_snapshot(state: DatasetState, snapshot: SnapshotCreated) -> Sequence[Message]:
+    """Record a snapshot; nothing when it was taken before."""
+    return [] if snapshot.snapshot_digest in state.snapshots else [snapshot]
+
+
+def evolve(state: DatasetState, event: Message) -> DatasetState:
+    """Change the state by one event."""
+    match event:
+        case DatasetRegistered():
+            types = state.types | {declared.name: int(declared.type) for declared in event.dataset.fields}
+            return replace(state, dataset=event.dataset, schema_version=event.schema_version, types=types)
+        case SnapshotCreated():
+            return replace(state, snapshots=state.snapshots | {event.snapshot_digest: event})
+        case _:
+            return state
+
+
+decider = Decider(initial=DatasetState(), evolve=evolve)
+
+
+def _check_compatible(state: DatasetState, old: Dataset, new: Dataset) -> None:
+    for declared in new.fields:
+        before = state.types.get(declared.name, int(declared.type))
+        if before != declared.type:
+            raise SchemaIncompatible(
+                f"{new.name}.{declared.name} was {FieldType.Name(before)} in an older version and cannot become "  # type: ignore[arg-type]
+                f"{FieldType.Name(declared.type)}; give the new column another name"
+            )
+    for name in ("row_key", "event_time", "available_time"):
+        if getattr(old, name) != getattr(new, name):
+            raise SchemaIncompatible(
+                f"{name} of dataset {new.name!r} cannot change, rows are known by it; declare another dataset"
+            )

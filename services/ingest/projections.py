@@ -1,0 +1,250 @@
+"""Read tables of ingest: datasets, batches, snapshots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    insert,
+    select,
+    update,
+)
+
+from chassis.databases import UtcDateTime
+from chassis.events import Event
+from chassis.paging import last_key, last_position, page_size, page_token
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered, SnapshotCreated
+from lineal.api.ingest.v1.ingest_service_pb2 import Batch, GetDatasetResponse, Snapshot
+
+_metadata = MetaData()
+_datasets = Table(
+    "datasets",
+    _metadata,
+    Column("name", String, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("accepted_rows", BigInteger, nullable=False),
+    Column("quarantined_rows", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+)
+_batches = Table(
+    "batches",
+    _metadata,
+    Column("dataset", String, primary_key=True),
+    Column("batch_id", String, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("content_digest", String, nullable=False),
+    Column("accepted_rows", BigInteger, nullable=False),
+    Column("accepted_digest", String, nullable=False),
+    Column("quarantined_rows", BigInteger, nullable=False),
+    Column("quarantine_digest", String, nullable=False),
+    Column("accept_time", UtcDateTime, nullable=False),
+    Index("batches_in_order", "dataset", "position"),
+)
+_snapshots = Table(
+    "snapshots",
+    _metadata,
+    Column("digest", String, primary_key=True),
+    Column("dataset", String, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("as_of_position", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("batches", Integer, nullable=False),
+    Column("profile_digest", String, nullable=False),
+    Index("snapshots_in_order", "dataset", "position"),
+)
+
+
+class IngestTables:
+    """The projection behind ingest's reads."""
+
+    name = "ingest"
+    version = 1
+    metadata = _metadata
+    types: Sequence[type[Message]] = (DatasetRegistered, BatchAccepted, SnapshotCreated)
+
+    def apply(self, connection: Connection, event: Event) -> None:
+        """Change the tables by one event."""
+        match event.message:
+            case DatasetRegistered() as registered:
+                _declare(connection, registered)
+            case BatchAccepted() as batch:
+                connection.execute(
+                    insert(_batches).values(
+                        dataset=batch.dataset,
+                        batch_id=batch.batch_id,
+                        position=event.position,
+                        content_digest=batch.content_digest,
+                        accepted_rows=batch.accepted_rows,
+                        accepted_digest=batch.accepted_digest,
+                        quarantined_rows=batch.quarantined_rows,
+                        quarantine_digest=batch.quarantine_digest,
+                        accept_time=event.recorded_time,
+                    )
+                )
+                connection.execute(
+                    update(_datasets)
+                    .where(_datasets.c.name == batch.dataset)
+                    .values(
+                        accepted_rows=_datasets.c.accepted_rows + batch.accepted_rows,
+                        quarantined_rows=_datasets.c.quarantined_rows + batch.quarantined_rows,
+                        position=event.position,
+                    )
+                )
+            case SnapshotCreated() as snapshot:
+                connection.execute(
+                    insert(_snapshots).values(
+                        digest=snapshot.snapshot_digest,
+                        dataset=snapshot.dataset,
+                        position=event.position,
+                        as_of_position=snapshot.as_of_position,
+                        rows=snapshot.rows,
+                        batches=len(batches_until(connection, snapshot.dataset, snapshot.as_of_position)),
+                        profile_digest=snapshot.profile_digest,
+                    )
+                )
+            case _:
+                pass
+
+
+def _declare(connection: Connection, registered: DatasetRegistered) -> None:
+    name = registered.dataset.name
+    values = {
+        "body": registered.dataset.SerializeToString(deterministic=True),
+        "schema_version": registered.schema_version,
+    }
+    if connection.execute(update(_datasets).where(_datasets.c.name == name).values(values)).rowcount == 0:
+        counts = {"accepted_rows": 0, "quarantined_rows": 0, "position": 0}
+        connection.execute(insert(_datasets).values(name=name, **values, **counts))
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch as the tables have it."""
+
+    batch_id: str
+    position: int
+    content_digest: str
+    accepted_rows: int
+    accepted_digest: str
+    quarantined_rows: int
+    quarantine_digest: str
+
+
+_STORED = (
+    _batches.c.batch_id,
+    _batches.c.position,
+    _batches.c.content_digest,
+    _batches.c.accepted_rows,
+    _batches.c.accepted_digest,
+    _batches.c.quarantined_rows,
+    _batches.c.quarantine_digest,
+)
+
+
+def dataset(connection: Connection, name: str) -> GetDatasetResponse | None:
+    """Return a dataset, None when there is none."""
+    row = connection.execute(select(_datasets).where(_datasets.c.name == name)).first()
+    return _dataset(row) if row else None
+
+
+def datasets(connection: Connection, size: int, token: str) -> tuple[list[GetDatasetResponse], str]:
+    """Return a page of datasets by name, and the token of the next."""
+    query = select(_datasets).where(_datasets.c.name > last_key(token)).order_by(_datasets.c.name)
+    rows = connection.execute(query.limit(page_size(size) + 1)).all()
+    page = [_dataset(row) for row in rows[: page_size(size)]]
+    return page, page_token(page[-1].dataset.name) if len(rows) > len(page) else ""
+
+
+def batch(connection: Connection, name: str, batch_id: str) -> StoredBatch | None:
+    """Return a batch, None when there is none."""
+    query = select(*_STORED).where(_batches.c.dataset == name, _batches.c.batch_id == batch_id)
+    row = connection.execute(query).first()
+    return StoredBatch(*row) if row else None
+
+
+def batches(connection: Connection, name: str, size: int, token: str) -> tuple[list[Batch], str]:
+    """Return a page of a dataset's batches, newest first, and the token of the next."""
+    query = (
+        select(_batches)
+        .where(_batches.c.dataset == name, _batches.c.position < last_position(token))
+        .order_by(_batches.c.position.desc())
+    )
+    rows = connection.execute(query.limit(page_size(size) + 1)).all()
+    page = [
+        Batch(
+            dataset=row.dataset,
+            batch_id=row.batch_id,
+            accepted_rows=row.accepted_rows,
+            quarantined_rows=row.quarantined_rows,
+            accepted_digest=row.accepted_digest,
+            position=row.position,
+            accept_time=row.accept_time,
+        )
+        for row in rows[: page_size(size)]
+    ]
+    return page, page_token(str(page[-1].position)) if len(rows) > len(page) else ""
+
+
+def batches_until(connection: Connection, name: str, position: int) -> list[StoredBatch]:
+    """Return the batches of a dataset at or before a position, oldest first."""
+    query = select(*_STORED).where(_batches.c.dataset == name, _batches.c.position <= position)
+    return [StoredBatch(*row) for row in connection.execute(query.order_by(_batches.c.position))]
+
+
+def newest_quarantine(connection: Connection, name: str, at_or_before: int) -> StoredBatch | None:
+    """Return a dataset's newest batch, at or before a position, that has quarantined rows."""
+    query = select(*_STORED).where(
+        _batches.c.dataset == name, _batches.c.position <= at_or_before, _batches.c.quarantined_rows > 0
+    )
+    row = connection.execute(query.order_by(_batches.c.position.desc()).limit(1)).first()
+    return StoredBatch(*row) if row else None
+
+
+def snapshot(connection: Connection, digest: str) -> tuple[Snapshot, str] | None:
+    """Return a snapshot and the digest of its profile, None when there is none."""
+    row = connection.execute(select(_snapshots).where(_snapshots.c.digest == digest)).first()
+    return (_snapshot(row), row.profile_digest) if row else None
+
+
+def snapshots(connection: Connection, name: str, size: int, token: str) -> tuple[list[Snapshot], str]:
+    """Return a page of a dataset's snapshots, newest first, and the token of the next."""
+    query = (
+        select(_snapshots)
+        .where(_snapshots.c.dataset == name, _snapshots.c.position < last_position(token))
+        .order_by(_snapshots.c.position.desc())
+    )
+    rows = connection.execute(query.limit(page_size(size) + 1)).all()
+    page = [_snapshot(row) for row in rows[: page_size(size)]]
+    return page, page_token(str(rows[len(page) - 1].position)) if len(rows) > len(page) else ""
+
+
+def _dataset(row: Row[tuple[object, ...]]) -> GetDatasetResponse:
+    return GetDatasetResponse(
+        dataset=Dataset.FromString(row.body),
+        schema_version=row.schema_version,
+        accepted_rows=row.accepted_rows,
+        quarantined_rows=row.quarantined_rows,
+        position=row.position,
+    )
+
+
+def _snapshot(row: Row[tuple[object, ...]]) -> Snapshot:
+    return Snapshot(
+        dataset=row.dataset,
+        digest=row.digest,
+        as_of_position=row.as_of_position,
+        rows=row.rows,
+        batches=row.batches,
+    )

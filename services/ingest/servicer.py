@@ -1,0 +1,67 @@
+"""The RPCs of ingest: request in, application call, response out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from lineal.api.ingest.v1 import ingest_service_pb2 as api
+from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer
+from services.ingest.application import Ingest
+
+Context = Any
+
+
+class IngestServicer(IngestServiceServicer):
+    """`lineal.api.ingest.v1.IngestService`."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+
+    async def RegisterDataset(
+        self, request: api.RegisterDatasetRequest, context: Context
+    ) -> api.RegisterDatasetResponse:
+        version, position = await self._ingest.register_dataset(request_id=request.request_id, dataset=request.dataset)
+        return api.RegisterDatasetResponse(schema_version=version, position=position)
+
+    async def GetDataset(self, request: api.GetDatasetRequest, context: Context) -> api.GetDatasetResponse:
+        return await self._ingest.dataset(request.name, request.min_position)
+
+    async def ListDatasets(self, request: api.ListDatasetsRequest, context: Context) -> api.ListDatasetsResponse:
+        datasets, token = await self._ingest.datasets_page(request.page_size, request.page_token)
+        return api.ListDatasetsResponse(datasets=datasets, next_page_token=token)
+
+    async def IngestBatches(
+        self, request_iterator: AsyncIterator[api.IngestBatchesRequest], context: Context
+    ) -> AsyncIterator[api.IngestBatchesResponse]:
+        async for request in request_iterator:
+            yield await self._ingest.accept_batch(
+                dataset=request.dataset, batch_id=request.batch_id, data=request.arrow
+            )
+
+    async def ListBatches(self, request: api.ListBatchesRequest, context: Context) -> api.ListBatchesResponse:
+        batches, token = await self._ingest.batches_page(request.dataset, request.page_size, request.page_token)
+        return api.ListBatchesResponse(batches=batches, next_page_token=token)
+
+    async def ListQuarantinedRows(
+        self, request: api.ListQuarantinedRowsRequest, context: Context
+    ) -> api.ListQuarantinedRowsResponse:
+        rows, token = await self._ingest.quarantined_page(request.dataset, request.page_size, request.page_token)
+        return api.ListQuarantinedRowsResponse(rows=rows, next_page_token=token)
+
+    async def CreateSnapshot(self, request: api.CreateSnapshotRequest, context: Context) -> api.CreateSnapshotResponse:
+        snapshot, position = await self._ingest.create_snapshot(
+            request_id=request.request_id, dataset=request.dataset, as_of_position=request.as_of_position
+        )
+        return api.CreateSnapshotResponse(snapshot=snapshot, position=position)
+
+    async def GetSnapshot(self, request: api.GetSnapshotRequest, context: Context) -> api.GetSnapshotResponse:
+        return api.GetSnapshotResponse(snapshot=await self._ingest.snapshot(request.digest))
+
+    async def ListSnapshots(self, request: api.ListSnapshotsRequest, context: Context) -> api.ListSnapshotsResponse:
+        snapshots, token = await self._ingest.snapshots_page(request.dataset, request.page_size, request.page_token)
+        return api.ListSnapshotsResponse(snapshots=snapshots, next_page_token=token)
+
+    async def ReadSnapshot(
+        self, request: api.ReadSnapshotRequest, context: Context
+    ) -> AsyncIterator[api.ReadSnapshotResponse]:
+        async for piece in self._ingest.snapshot_pieces(request.digest):
+            yield api.ReadSnapshotResponse(arrow=piece)

@@ -1,0 +1,126 @@
+"""Validate rows against a declared schema with pandera: the one module that imports it."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandera
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
+from lineal.api.ingest.v1.ingest_service_pb2 import QuarantineReason
+
+ROW_NUMBER = "lineal_row_number"
+REASONS = "lineal_reasons"
+_NULL = "must not be null"
+_DUPLICATE = "the row key is in the batch already; the first such row counts"
+_MOST_REASONS = 5
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The rows of a batch, parted; `quarantined` has the row's number as sent and its reasons as JSON beside it."""
+
+    accepted: pa.Table
+    quarantined: pa.Table
+
+
+class Validator:
+    """The rules of one schema version, made once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        # pandera joins tables of failures, some of them all null; pandas announces for those a change of dtypes that
+        # does not matter here.
+        warnings.filterwarnings("ignore", message="The behavior of DataFrame concatenation", category=FutureWarning)
+        self._row_key = list(dataset.row_key)
+        self._schema = pandera.DataFrameSchema(
+            {field.name: pandera.Column(nullable=field.nullable, checks=_checks(field)) for field in dataset.fields},
+            unique=self._row_key,
+            report_duplicates="exclude_first",
+        )
+
+    def validate(self, table: pa.Table) -> Validated:
+        """Part the rows of a table that has the declared columns in their types."""
+        frame = table.to_pandas()
+        reasons: dict[int, dict[str, str]] = {}
+        try:
+            self._schema.validate(frame, lazy=True)
+        except pandera.errors.SchemaErrors as errors:
+            reasons = self._reasons(errors.failure_cases)
+        bad = np.zeros(table.num_rows, dtype=np.bool_)
+        rows = sorted(reasons)
+        bad[rows] = True
+        texts = [_reasons_json(reasons[row]) for row in rows]
+        quarantined = (
+            table.filter(pa.array(bad))
+            .append_column(ROW_NUMBER, pa.array(rows, type=pa.int64()))
+            .append_column(REASONS, pa.array(texts, type=pa.string()))
+        )
+        return Validated(table.filter(pa.array(~bad)) if rows else table, quarantined)
+
+    def _reasons(self, failures: pd.DataFrame) -> dict[int, dict[str, str]]:
+        reasons: dict[int, dict[str, str]] = {}
+        cases = zip(failures["index"], failures["column"], failures["check"], strict=True)
+        for index, column, check in cases:
+            if index is None or index != index:
+                # A failure that belongs to no row is a mistake in the rules, not in the data.
+                raise RuntimeError(f"rule {check!r} of column {column!r} failed as a whole")
+            found = reasons.setdefault(int(index), {})
+            if check == "multiple_fields_uniqueness" or column not in self._schema.columns:
+                found[",".join(self._row_key)] = _DUPLICATE
+            else:
+                found[str(column)] = _NULL if check == "not_nullable" else str(check)
+        return reasons
+
+
+def reasons_of(text: str) -> list[QuarantineReason]:
+    """Read the reasons of one row back."""
+    return [QuarantineReason(field=r["field"], message=r["message"], rows=1) for r in json.loads(text)]
+
+
+def commonest(texts: Sequence[str]) -> list[QuarantineReason]:
+    """Return the commonest reasons of quarantined rows, most rows first, at most five."""
+    counts = Counter((r.field, r.message) for text in texts for r in reasons_of(text))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_REASONS]
+    return [QuarantineReason(field=field, message=message, rows=rows) for (field, message), rows in ordered]
+
+
+def _reasons_json(reasons: dict[str, str]) -> str:
+    return json.dumps([{"field": field, "message": message} for field, message in reasons.items()], ensure_ascii=False)
+
+
+def _checks(field: Field) -> list[pandera.Check]:
+    checks = []
+    if field.type == FieldType.FIELD_TYPE_FLOAT64:
+        checks.append(pandera.Check(_is_finite, error="must be a finite number"))
+    if field.HasField("minimum"):
+        checks.append(pandera.Check.ge(field.minimum, error=f"must be at least {field.minimum:g}"))
+    if field.HasField("maximum"):
+        checks.append(pandera.Check.le(field.maximum, error=f"must be at most {field.maximum:g}"))
+    if field.allowed:
+        shown = ", ".join(field.allowed[:10]) + (", ..." if len(field.allowed) > 10 else "")
+        checks.append(pandera.Check.isin(list(field.allowed), error=f"must be one of {shown}"))
+    if field.pattern:
+        checks.append(pandera.Check(_matching(field.pattern), error=f"must match {field.pattern}"))
+    return checks
+
+
+def _is_finite(values: "pd.Series[Any]") -> "pd.Series[bool]":
+    return pd.Series(np.isfinite(values.to_numpy(dtype=np.float64)), index=values.index)
+
+
+def _matching(pattern: str) -> Any:
+    # Arrow's RE2 takes linear time whatever the pattern; Python's `re` can be made to hang by one.
+    whole = rf"\A(?:{pattern})\z"
+
+    def matches(values: "pd.Series[Any]") -> "pd.Series[bool]":
+        found = pc.match_substring_regex(pa.array(values.to_numpy(), type=pa.string()), whole)
+        return pd.Series(found.to_numpy(zero_copy_only=False).astype(np.bool_), index=values.index)
+
+    return matches

@@ -1,0 +1,207 @@
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+import pyarrow as pa
+import pytest
+from google.rpc.error_details_pb2 import BadRequest  # type: ignore[import-untyped]
+from grpc_status.rpc_status import from_call  # type: ignore[import-untyped]
+
+from chassis.ids import new_request_id
+from lineal.api.ingest.v1 import ingest_service_pb2 as api
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from services.ingest.server import build
+from services.ingest.settings import Settings
+from tests.integration.running import Suite, suite_with_lineage
+from tests.unit.tabular.declarations import trips
+
+if TYPE_CHECKING:
+    from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceAsyncStub
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def suite(tmp_path: Path) -> AsyncIterator[Suite]:
+    async with suite_with_lineage(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def ingest(suite: Suite) -> AsyncIterator["IngestServiceAsyncStub"]:
+    async with suite.service("ingest", Settings, build) as channel:
+        yield IngestServiceStub(channel)
+
+
+def rows(first: int = 0, count: int = 3, km: float = 1.0) -> bytes:
+    start = [NOON + timedelta(minutes=n) for n in range(first, first + count)]
+    table = pa.table(
+        {
+            "trip": [f"t{n}" for n in range(first, first + count)],
+            "driver": ["d"] * count,
+            "km": [km] * count,
+            "start": pa.array(start, type=pa.timestamp("us", tz="UTC")),
+            "told": pa.array(start, type=pa.timestamp("us", tz="UTC")),
+        }
+    )
+    return ipc(table)
+
+
+def ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+async def register(ingest: "IngestServiceAsyncStub", dataset: Dataset | None = None) -> api.RegisterDatasetResponse:
+    request = api.RegisterDatasetRequest(request_id=new_request_id(), dataset=dataset or trips())
+    return await ingest.RegisterDataset(request)
+
+
+async def send(ingest: "IngestServiceAsyncStub", *batches: tuple[str, bytes]) -> list[api.IngestBatchesResponse]:
+    requests = [api.IngestBatchesRequest(dataset="trips", batch_id=name, arrow=data) for name, data in batches]
+    return [response async for response in ingest.IngestBatches(iter(requests))]
+
+
+async def snapshot(ingest: "IngestServiceAsyncStub", position: int = 0) -> api.CreateSnapshotResponse:
+    request = api.CreateSnapshotRequest(request_id=new_request_id(), dataset="trips", as_of_position=position)
+    return await ingest.CreateSnapshot(request)
+
+
+async def read(ingest: "IngestServiceAsyncStub", digest: str) -> pa.Table:
+    pieces = [piece.arrow async for piece in ingest.ReadSnapshot(api.ReadSnapshotRequest(digest=digest))]
+    assert max(map(len, pieces)) <= 1024 * 1024
+    return pa.ipc.open_stream(b"".join(pieces)).read_all()
+
+
+async def test_rows_come_back_as_a_snapshot(ingest: "IngestServiceAsyncStub") -> None:
+    assert (await register(ingest)).schema_version == 1
+    answers = await send(ingest, ("one", rows(0)), ("two", rows(3)))
+    assert [a.accepted_rows for a in answers] == [3, 3]
+    taken = (await snapshot(ingest)).snapshot
+    assert (taken.rows, taken.batches, taken.as_of_position) == (6, 2, answers[1].position)
+    assert (await read(ingest, taken.digest))["trip"].to_pylist() == [f"t{n}" for n in range(6)]
+    assert json.loads(taken.profile_json)["columns"]["trip"]["distinct"] == 6
+    found = await ingest.GetDataset(api.GetDatasetRequest(name="trips", min_position=answers[1].position))
+    assert (found.accepted_rows, found.quarantined_rows, found.position) == (6, 0, answers[1].position)
+
+
+async def test_a_batch_sent_again_is_answered_as_before(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    first, again = await send(ingest, ("one", rows()), ("one", rows()))
+    assert again.repeated_request
+    assert (again.position, again.accepted_rows) == (first.position, 3)
+    assert (await snapshot(ingest)).snapshot.rows == 3
+
+
+async def test_a_batch_id_with_other_content_is_refused(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await send(ingest, ("one", rows()), ("one", rows(5)))
+    assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    assert "new batch id" in (caught.value.details() or "")
+    assert (await snapshot(ingest)).snapshot.rows == 3
+
+
+async def test_wrong_columns_are_named_and_nothing_is_lost(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    wrong = pa.ipc.open_stream(rows()).read_all().rename_columns(["trip", "drivr", "km", "start", "told"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await send(ingest, ("one", rows()), ("two", ipc(wrong)))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = from_call(caught.value)
+    details = BadRequest()
+    assert any(detail.Unpack(details) for detail in status.details)
+    assert {v.field for v in details.field_violations} == {"arrow.drivr", "arrow.driver"}
+    assert (await snapshot(ingest)).snapshot.rows == 3
+
+
+async def test_bytes_that_are_no_arrow_are_refused(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await send(ingest, ("one", b"nonsense"))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_bad_rows_are_quarantined_with_reasons(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    one, two = await send(ingest, ("one", rows(0, 2, km=-1.0)), ("two", rows(2, 3, km=-2.0)))
+    assert (one.accepted_rows, two.quarantined_rows) == (0, 3)
+    assert [(r.field, r.message, r.rows) for r in two.reasons] == [("km", "must be at least 0", 3)]
+    await ingest.GetDataset(api.GetDatasetRequest(name="trips", min_position=two.position))
+    seen, token = [], ""
+    while True:
+        request = api.ListQuarantinedRowsRequest(dataset="trips", page_size=2, page_token=token)
+        page = await ingest.ListQuarantinedRows(request)
+        seen += [(row.batch_id, row.row) for row in page.rows]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == [("two", 0), ("two", 1), ("two", 2), ("one", 0), ("one", 1)]
+    assert json.loads(page.rows[0].row_json)["km"] == -1.0
+    assert (await snapshot(ingest)).snapshot.rows == 0
+
+
+async def test_the_same_position_gives_the_same_snapshot(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    (one,) = await send(ingest, ("one", rows()))
+    first = (await snapshot(ingest, one.position)).snapshot
+    await send(ingest, ("two", rows(9)))
+    assert (await snapshot(ingest, one.position)).snapshot.digest == first.digest
+    later = await snapshot(ingest)
+    assert later.snapshot.digest != first.digest
+    found = (await ingest.GetSnapshot(api.GetSnapshotRequest(digest=later.snapshot.digest))).snapshot
+    assert found == later.snapshot
+    listed = (await ingest.ListSnapshots(api.ListSnapshotsRequest(dataset="trips"))).snapshots
+    assert [s.digest for s in listed] == [later.snapshot.digest, first.digest]
+
+
+async def test_a_snapshot_beyond_the_log_is_refused(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await snapshot(ingest, 10**6)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_wider_schema_reads_older_rows_with_nulls(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    await send(ingest, ("one", rows()))
+    wider = trips()
+    wider.fields.add(name="more", type=1, nullable=True)
+    assert (await register(ingest, wider)).schema_version == 2
+    table = await read(ingest, (await snapshot(ingest)).snapshot.digest)
+    assert table["more"].null_count == 3
+
+
+async def test_lists_come_in_pages(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    answers = await send(ingest, *((f"b{n}", rows(3 * n)) for n in range(3)))
+    await ingest.GetDataset(api.GetDatasetRequest(name="trips", min_position=answers[-1].position))
+    page = await ingest.ListBatches(api.ListBatchesRequest(dataset="trips", page_size=2))
+    assert [b.batch_id for b in page.batches] == ["b2", "b1"]
+    request = api.ListBatchesRequest(dataset="trips", page_size=2, page_token=page.next_page_token)
+    rest = await ingest.ListBatches(request)
+    assert ([b.batch_id for b in rest.batches], rest.next_page_token) == (["b0"], "")
+    assert [d.dataset.name for d in (await ingest.ListDatasets(api.ListDatasetsRequest())).datasets] == ["trips"]
+
+
+async def test_an_unknown_dataset_is_not_found(ingest: "IngestServiceAsyncStub") -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await send(ingest, ("one", rows()))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_rebuilt_tables_are_identical(suite: Suite, ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    await send(ingest, ("one", rows()), ("two", rows(0, 2, km=-1.0)))
+    await ingest.GetDataset(api.GetDatasetRequest(name="trips", min_position=(await snapshot(ingest)).position))
+    (runner,) = suite.running["ingest"].harness._runners
+    verified = await runner.verify()
+    assert verified.live_digest == verified.rebuilt_digest
