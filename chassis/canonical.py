@@ -30,7 +30,7 @@ def table_digest(connection: Connection, metadata: MetaData) -> tuple[str, int]:
 def _rows(connection: Connection, table: Table) -> list[tuple[bytes, bytes]]:
     # Sorted here, since databases order text by different rules; only digests of the rows are held.
     key = [column.name for column in table.primary_key.columns] or [column.name for column in table.columns]
-    result = connection.execution_options(yield_per=1000).execute(select(table))
+    result = connection.execute(select(table), execution_options={"yield_per": 1000})
     return sorted((_encoded(row, key), _row_digest(row)) for row in result.mappings())
 
 
@@ -54,6 +54,9 @@ def _plain(value: Any) -> Any:
             return {"decimal": str(value.normalize())}
         case float() if not math.isfinite(value):
             return {"float": repr(value)}
+        case float():
+            # SQLite does not keep the sign of a zero.
+            return value + 0.0
         case dict():
             return {str(k): _plain(v) for k, v in value.items()}
         case list() | tuple():

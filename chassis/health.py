@@ -8,6 +8,8 @@ from grpc_health.v1 import health, health_pb2  # type: ignore[import-untyped]
 
 _logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 0.5
+# While something is not ready, what waits for the service should not wait for the interval too.
+_EAGER_SECONDS = 0.05
 _CHECK_SECONDS = 5.0
 
 Check = Callable[[], Awaitable[None]]
@@ -38,7 +40,7 @@ class Health:
         """Ask the checks again and again."""
         while True:
             await self.round()
-            await asyncio.sleep(INTERVAL_SECONDS)
+            await asyncio.sleep(_EAGER_SECONDS if self._failing else INTERVAL_SECONDS)
 
     async def round(self) -> None:
         """Ask all checks once and set the statuses."""

@@ -1,0 +1,119 @@
+"""What every artifact store keeps to."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from chassis.artifacts import (
+    ArtifactStore,
+    FsspecArtifactStore,
+    InMemoryArtifactStore,
+    LocalArtifactStore,
+    artifact_store,
+)
+from chassis.errors import ArtifactCorrupt, InvalidArgument, NotFound
+
+ABSENT = "0" * 64
+
+
+@pytest.fixture(params=["memory", "local", "fsspec memory", "fsspec file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    match request.param:
+        case "memory":
+            return InMemoryArtifactStore()
+        case "local":
+            return LocalArtifactStore(tmp_path / "artifacts")
+        case "fsspec memory":
+            return FsspecArtifactStore(f"memory://{tmp_path.name}", tmp_path / "cache")
+        case _:
+            return FsspecArtifactStore(f"file://{tmp_path}/remote", tmp_path / "cache")
+
+
+def test_the_name_is_the_digest_of_the_bytes(store: ArtifactStore) -> None:
+    digest = store.put(b"rows")
+    assert digest == hashlib.sha256(b"rows").hexdigest()
+    assert store.exists(digest)
+    assert store.read(digest) == b"rows"
+    assert store.path(digest).read_bytes() == b"rows"
+    with store.open(digest) as file:
+        assert file.read(2) == b"ro"
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 3_000_000])
+def test_bytes_of_any_size_are_kept(store: ArtifactStore, data: bytes) -> None:
+    assert store.read(store.put(data)) == data
+
+
+def test_a_file_is_stored_like_its_bytes(store: ArtifactStore, tmp_path: Path) -> None:
+    file = tmp_path / "model.cbm"
+    file.write_bytes(b"model")
+    assert store.put_file(file) == store.put(b"model")
+
+
+def test_storing_again_changes_nothing(store: ArtifactStore) -> None:
+    assert store.put(b"x") == store.put(b"x")
+    assert store.read(store.put(b"x")) == b"x"
+
+
+def test_an_absent_artifact_is_not_found(store: ArtifactStore) -> None:
+    assert not store.exists(ABSENT)
+    for read in (store.read, store.path, store.open):
+        with pytest.raises(NotFound):
+            read(ABSENT)
+
+
+@pytest.mark.parametrize("name", ["", "abc", "../../../etc/passwd", "A" * 64, "g" * 64, f"{ABSENT}\n"])
+def test_a_name_that_is_no_digest_is_refused(store: ArtifactStore, name: str) -> None:
+    for call in (store.read, store.path, store.open, store.exists):
+        with pytest.raises(InvalidArgument):
+            call(name)
+
+
+def damage(folder: Path, digest: str) -> None:
+    [file] = [path for path in folder.rglob(digest) if path.is_file()]
+    file.write_bytes(b"other bytes of another length")
+
+
+def test_damaged_bytes_are_never_handed_out_from_a_folder(tmp_path: Path) -> None:
+    store = LocalArtifactStore(tmp_path)
+    digest = store.put(b"model")
+    assert store.path(digest).is_file()
+    damage(tmp_path, digest)
+    for read in (store.read, store.path, store.open):
+        with pytest.raises(ArtifactCorrupt):
+            read(digest)
+
+
+def test_damaged_bytes_are_never_handed_out_from_an_object_store(tmp_path: Path) -> None:
+    store = FsspecArtifactStore(f"file://{tmp_path}/remote", tmp_path / "cache")
+    digest = store.put(b"model")
+    damage(tmp_path / "remote", digest)
+    with pytest.raises(ArtifactCorrupt):
+        store.read(digest)
+
+
+def test_storing_again_repairs_what_was_damaged(tmp_path: Path) -> None:
+    for folder, store in (
+        (tmp_path / "a", LocalArtifactStore(tmp_path / "a")),
+        (tmp_path / "b", FsspecArtifactStore(f"file://{tmp_path}/b", tmp_path / "cache")),
+    ):
+        digest = store.put(b"model")
+        damage(folder, digest)
+        store.put(b"model")
+        assert store.read(digest) == b"model"
+
+
+def test_a_crash_leaves_orphans_that_are_swept(tmp_path: Path) -> None:
+    store = LocalArtifactStore(tmp_path)
+    digest = store.put(b"model")
+    orphan = tmp_path / digest[:2] / ".put-cut-short"
+    orphan.write_bytes(b"mod")
+    assert store.sweep() == 0
+    assert store.sweep(older_than_seconds=-1) == 1
+    assert store.read(digest) == b"model"
+
+
+def test_the_store_is_chosen_by_its_root(tmp_path: Path) -> None:
+    assert isinstance(artifact_store(str(tmp_path), tmp_path / "c"), LocalArtifactStore)
+    assert isinstance(artifact_store("memory://x", tmp_path / "c"), FsspecArtifactStore)
