@@ -1,5 +1,6 @@
 """Channels between services: those of `lineal.channel`, with the caller, the trace and a deadline carried along."""
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -45,7 +46,13 @@ class _Shared:
         timeout = client_timeout(given.timeout, self.deadline) if default else given.timeout
         with client_call(self.telemetry, _text(given.method), self.address) as call:
             made = await continuation(self.details(given, timeout), request)
-            call.code = (await made.code()).name
+            try:
+                call.code = (await made.code()).name
+            except asyncio.CancelledError:
+                # Who waits has given up; nothing else would tell the other service.
+                call.code = "CANCELLED"
+                made.cancel()
+                raise
             return made
 
     async def streamed(

@@ -115,8 +115,15 @@ class ProjectionRunner:
                 if self._stopped:
                     return
                 if delivery.live and not self.live:
-                    self.live = True
                     await self._in_thread(self._places.drop_others, self.projection.name, self.projection.version)
+                    async with self._changed:
+                        self.live = True
+                        self._changed.notify_all()
+
+    async def became_live(self) -> None:
+        """Return once the whole history has been read."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.live)
 
     async def check(self) -> None:
         """Raise while the history has not been read, or after an event could not be applied."""
