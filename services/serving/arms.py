@@ -1,0 +1,113 @@
+"""The arms that this replica serves: folded from the log, loaded, then swapped between two requests."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from chassis.errors import LinealError, NotFound, Unavailable
+from chassis.events import EventLog
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
+from services.serving.loader import Loader
+from services.serving.standing import TYPES, Standing
+from tabular.scorer import Scorer
+
+_logger = logging.getLogger(__name__)
+
+
+class EndpointUnknown(NotFound):
+    """No endpoint of that name was declared."""
+
+
+class NoChampion(Unavailable):
+    """The endpoint has no bundle that could answer."""
+
+
+class HistoryUnread(Unavailable):
+    """The replica has just started and is reading the log."""
+
+
+@dataclass(frozen=True)
+class LoadedArms:
+    """One generation of an endpoint with every bundle loaded. A request holds on to the one it began with."""
+
+    endpoint: Endpoint
+    generation: int
+    arms: tuple[Arm, ...]
+    scorers: dict[str, Scorer]
+
+    @property
+    def champion(self) -> Arm | None:
+        """The champion's arm."""
+        return next((arm for arm in self.arms if arm.role == ArmRole.ARM_ROLE_CHAMPION), None)
+
+
+class ArmTable:
+    """The loaded arms of all endpoints."""
+
+    def __init__(self, log: EventLog, loader: Loader, applied: Callable[[], Awaitable[None]]) -> None:
+        """Call `applied` whenever arms were swapped."""
+        self._log = log
+        self._loader = loader
+        self._applied = applied
+        self._standing = Standing()
+        self._loaded: dict[str, LoadedArms] = {}
+        self._failures: dict[str, str] = {}
+        self._live = False
+
+    @property
+    def generations(self) -> dict[str, int]:
+        """The generation that is applied, by endpoint."""
+        return {name: loaded.generation for name, loaded in self._loaded.items()}
+
+    def names(self) -> list[str]:
+        """Return the endpoints that were declared."""
+        return sorted(self._standing.endpoints)
+
+    def get(self, endpoint: str) -> LoadedArms:
+        """Return the arms of an endpoint. Raises EndpointUnknown, NoChampion, HistoryUnread."""
+        loaded = self._loaded.get(endpoint)
+        if loaded is not None and loaded.champion is not None:
+            return loaded
+        if not self._live:
+            raise HistoryUnread("this replica has just started and is reading the log; try again")
+        if endpoint not in self._standing.endpoints:
+            known = ", ".join(self.names()) or "none"
+            raise EndpointUnknown(f"endpoint {endpoint!r} is unknown; there are: {known}")
+        why = self._failures.get(endpoint, "release a bundle first, for example with `lineal train`")
+        raise NoChampion(f"endpoint {endpoint!r} has no champion: {why}")
+
+    async def check(self) -> None:
+        """Raise while the history has not been read, or while the newest arms of an endpoint could not be loaded."""
+        if not self._live:
+            raise HistoryUnread("reading the log")
+
+    async def run(self) -> None:
+        """Follow the log for ever."""
+        changed: set[str] = set()
+        async for delivery in self._log.subscribe(0, TYPES):
+            changed |= self._standing.apply(event.message for event in delivery.events)
+            # Of the history only the last generation matters.
+            if not delivery.live:
+                continue
+            for name in sorted(changed):
+                await self._apply(name)
+            if changed or not self._live:
+                self._live = True
+                await self._applied()
+            changed = set()
+
+    async def _apply(self, name: str) -> None:
+        known = self._standing.endpoints[name]
+        try:
+            scorers = {}
+            for arm in known.arms:
+                self._standing.check(arm)
+                scorers[arm.bundle_digest] = await self._loader.load(arm.bundle_digest)
+        except LinealError as error:
+            # The arms before go on answering; whoever changed them sees that this generation is not applied.
+            self._failures[name] = error.message
+            _logger.error("generation %d of %s is not applied: %s", known.generation, name, error.message)
+            return
+        self._failures.pop(name, None)
+        self._loaded[name] = LoadedArms(known.endpoint, known.generation, known.arms, scorers)
+        self._loader.keep(digest for loaded in self._loaded.values() for digest in loaded.scorers)

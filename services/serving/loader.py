@@ -1,0 +1,73 @@
+"""Load bundles: digests first, then a trial in a process of its own, then here."""
+
+import asyncio
+import sys
+from collections.abc import Iterable
+
+from chassis.artifacts import ArtifactStore
+from chassis.errors import LinealError, RuleViolated
+from tabular.bundle import MODEL_FILE, Bundle, ManifestInvalid
+from tabular.scorer import ModelUnreadable, Scorer
+
+_TRIAL_SECONDS = 60.0
+
+
+class BundleUnloadable(RuleViolated):
+    """A bundle is damaged, or its model cannot be loaded."""
+
+
+class Loader:
+    """Scorers by bundle digest, each loaded once."""
+
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._artifacts = artifacts
+        self._scorers: dict[str, Scorer] = {}
+
+    async def load(self, digest: str) -> Scorer:
+        """Return the scorer of a bundle. Raises BundleUnloadable, naming what is wrong with which file."""
+        if digest in self._scorers:
+            return self._scorers[digest]
+        try:
+            manifest = await asyncio.to_thread(self._artifacts.path, digest)
+            bundle = Bundle.from_bytes(await asyncio.to_thread(manifest.read_bytes))
+            # Reading every file verifies its digest; a bundle is whole or it is not loaded.
+            for file in bundle.files.values():
+                await asyncio.to_thread(self._artifacts.read, file)
+            model = await asyncio.to_thread(self._artifacts.path, bundle.files[MODEL_FILE])
+            await self._try(str(manifest), str(model))
+            scorer = await asyncio.to_thread(lambda: Scorer(bundle, model.read_bytes()))
+        except (ManifestInvalid, ModelUnreadable, KeyError) as error:
+            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
+        except BundleUnloadable:
+            raise
+        except LinealError as error:
+            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error.message}") from error
+        self._scorers[digest] = scorer
+        return scorer
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Forget every other bundle."""
+        kept = set(digests)
+        self._scorers = {digest: scorer for digest, scorer in self._scorers.items() if digest in kept}
+
+    async def _try(self, manifest: str, model: str) -> None:
+        """Load and score in a child: what a damaged file can crash is that process, not this one."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tabular.probe",
+            manifest,
+            model,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(_TRIAL_SECONDS):
+                _, errors = await child.communicate()
+        except TimeoutError:
+            child.kill()
+            await child.wait()
+            raise BundleUnloadable(f"a trial process could not load the model in {_TRIAL_SECONDS:g} s") from None
+        if child.returncode:
+            why = errors.decode(errors="replace").strip()[-500:] or f"it died with code {child.returncode}"
+            raise BundleUnloadable(f"a trial process could not load the model: {why}")

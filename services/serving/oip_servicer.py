@@ -1,0 +1,141 @@
+"""The RPCs of the Open Inference Protocol, over the same application method as ServingService."""
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import lineal
+from chassis.clock import Clock
+from chassis.errors import LinealError, RuleViolated
+from lineal.api.inference.v2 import inference_service_pb2 as oip
+from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceServicer
+from services.serving.arms import ArmTable, LoadedArms
+from services.serving.lease import LeaseKeeper
+from services.serving.oip import TensorInvalid, columns_of, fill_outputs, text_parameter
+from services.serving.predictor import Answer, BundleNotServed, Predictor
+from services.serving.request import make
+from services.serving.servicer import champion_bundle, required
+from tabular.bundle import Bundle, ModelColumn
+
+Context = Any
+_DATATYPES = {"numeric": "FP64", "categorical": "BYTES"}
+
+
+class RawScoreGone(RuleViolated):
+    """A repeated request is answered from its record, which has no raw tensor."""
+
+
+class InferenceServicer(GRPCInferenceServiceServicer):
+    """`inference.GRPCInferenceService`."""
+
+    def __init__(self, predictor: Predictor, arms: ArmTable, lease: LeaseKeeper, clock: Clock) -> None:
+        self._predictor = predictor
+        self._arms = arms
+        self._lease = lease
+        self._clock = clock
+
+    async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
+        return oip.ServerReadyResponse(ready=all(self._ready(name, "") for name in self._arms.names()))
+
+    async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
+        return oip.ModelReadyResponse(ready=self._ready(request.name, request.version))
+
+    async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
+        return oip.ServerMetadataResponse(name="lineal", version=lineal.__version__)
+
+    async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:
+        loaded = self._arms.get(request.name)
+        bundle = _bundle(loaded, request.version)
+        tensor = oip.ModelMetadataResponse.TensorMetadata
+        outputs = [tensor(name="predict", datatype="FP64" if bundle.problem == "regression" else "INT64", shape=[-1])]
+        if bundle.problem == "binary":
+            outputs.append(tensor(name="predict_proba", datatype="FP64", shape=[-1, 2]))
+        return oip.ModelMetadataResponse(
+            name=request.name,
+            versions=sorted(loaded.scorers),
+            platform="catboost",
+            inputs=[
+                tensor(name=column.name, datatype=_DATATYPES[column.type], shape=[-1]) for column in required(bundle)
+            ],
+            outputs=[*outputs, tensor(name="raw", datatype="FP64", shape=[-1])],
+        )
+
+    async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
+        bundle = _bundle(self._arms.get(request.model_name), request.model_version)
+        made = make(
+            endpoint=request.model_name,
+            request_id=request.id,
+            routing_key=text_parameter(request, "routing_key"),
+            columns=columns_of(request, _inputs(bundle, request)),
+            event_time_micros=_event_time(text_parameter(request, "event_time")),
+            now=self._clock.now(),
+            bundle_digest=request.model_version,
+        )
+        answer = await self._predictor.predict(made)
+        response = oip.ModelInferResponse(
+            model_name=request.model_name, model_version=answer.response.bundle_digest, id=made.request_id
+        )
+        for name, value in (
+            ("prediction_id", answer.response.prediction_ids[0]),
+            ("bundle_digest", answer.response.bundle_digest),
+            ("arm", answer.response.arm),
+            ("trace_id", answer.response.trace_id),
+        ):
+            response.parameters[name].string_param = value
+        asked = [output.name for output in request.outputs]
+        if answer.raw is None and "raw" in asked:
+            raise RawScoreGone("this request was answered before; its raw score is in its record only")
+        fill_outputs(response, asked, _outputs(answer), raw=bool(request.raw_input_contents))
+        return response
+
+    def _ready(self, endpoint: str, version: str) -> bool:
+        try:
+            loaded = self._arms.get(endpoint)
+        except LinealError:
+            return False
+        return self._lease.valid and (not version or version in loaded.scorers)
+
+
+def _bundle(loaded: LoadedArms, version: str) -> Bundle:
+    if not version:
+        return champion_bundle(loaded)
+    if version not in loaded.scorers:
+        raise BundleNotServed(f"version {version!r} is not loaded; there are {', '.join(sorted(loaded.scorers))}")
+    return loaded.scorers[version].bundle
+
+
+def _inputs(bundle: Bundle, request: oip.ModelInferRequest) -> list[ModelColumn]:
+    """Return the order of a matrix: what the metadata names, or every feature where the matrix is as wide."""
+    widths = {tensor.shape[1] for tensor in request.inputs if len(tensor.shape) == 2}
+    wanted = required(bundle)
+    return list(bundle.columns) if len(bundle.columns) in widths and len(wanted) not in widths else wanted
+
+
+def _outputs(answer: Answer) -> dict[str, npt.NDArray[Any]]:
+    scores = np.array(answer.response.scores, dtype=np.float64)
+    outputs: dict[str, npt.NDArray[Any]] = {}
+    if answer.response.decisions:
+        outputs["predict"] = np.array(answer.response.decisions, dtype=np.int64)
+        outputs["predict_proba"] = np.stack([1 - scores, scores], axis=1)
+    else:
+        outputs["predict"] = scores
+    if answer.raw is not None:
+        outputs["raw"] = answer.raw
+    return outputs
+
+
+def _event_time(text: str) -> list[int]:
+    if not text:
+        return []
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.min  # noqa: DTZ901 - without a zone, so that it is refused below
+    if moment.tzinfo is None:
+        raise TensorInvalid(f"parameter event_time {text!r} is no time with a zone; write 2013-07-01T12:00:00+00:00")
+    return [int(moment.timestamp() * 1_000_000)]

@@ -1,0 +1,300 @@
+"""Predict: route, look up, score, record, answer; then score the arms that did not answer."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from opentelemetry import trace
+
+from chassis.clock import Clock
+from chassis.errors import FieldViolation, InvalidArgument, LinealError, Unavailable
+from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
+from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
+from services.serving.arms import ArmTable, LoadedArms
+from services.serving.lease import LeaseKeeper
+from services.serving.lookups import LookedUp, Lookups
+from services.serving.recorder import Recorder
+from services.serving.request import LABEL_KEY_SEPARATOR, Request
+from services.serving.routing import route
+from tabular.columns import to_numpy
+from tabular.scorer import Scorer, Scores
+from tabular.vectors import ColumnMissing, ColumnMistyped, Vectors, assemble
+
+_logger = logging.getLogger(__name__)
+_ROLES = {
+    ArmRole.ARM_ROLE_CHAMPION: "champion",
+    ArmRole.ARM_ROLE_CHALLENGER: "challenger",
+    ArmRole.ARM_ROLE_SHADOW: "shadow",
+}
+# From here on a thread is worth its switch.
+_THREAD_ROWS = 64
+_MOST_MIRRORS = 256
+
+
+class FeatureInvalid(InvalidArgument):
+    """A feature is missing or mistyped."""
+
+
+class BundleNotServed(InvalidArgument):
+    """A request asks for a bundle that no arm has."""
+
+
+class ReplicaCutOff(Unavailable):
+    """The replica's lease has ended, so what it serves may be out of date."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, and the raw scores that OIP clients may ask for; None for a repeated request."""
+
+    response: PredictResponse
+    raw: npt.NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class _Scored:
+    arm: Arm
+    vectors: Vectors
+    scores: Scores
+    looked_up: LookedUp
+
+
+class Predictor:
+    """The one method behind both front doors."""
+
+    def __init__(self, arms: ArmTable, lookups: Lookups, recorder: Recorder, lease: LeaseKeeper, clock: Clock) -> None:
+        self._arms = arms
+        self._lookups = lookups
+        self._recorder = recorder
+        self._lease = lease
+        self._clock = clock
+        self._mirrors: set[asyncio.Task[None]] = set()
+
+    async def predict(self, request: Request) -> Answer:
+        """Score the rows of a request.
+
+        The same request id gives the same answer. Raises EndpointUnknown, NoChampion, FeatureInvalid, EntityKeyMissing,
+        BundleNotServed, CannotRecord, ReplicaCutOff.
+        """
+        try:
+            return await self._predict(request)
+        except Exception:
+            self._recorder.failed(request.endpoint)
+            raise
+
+    async def _predict(self, request: Request) -> Answer:
+        started = time.perf_counter()
+        known = self._recorder.answered(request.request_id)
+        if known is not None:
+            return Answer(known, None)
+        if not self._lease.valid:
+            raise ReplicaCutOff("this replica has lost touch with the registry; another one may answer")
+        # The request holds on to this generation, whatever happens to the arms meanwhile.
+        loaded = self._arms.get(request.endpoint)
+        arm = self._arm(loaded, request)
+        given = _decoded(request)
+        fallback = False
+        try:
+            scored = await self._score(loaded, arm, request, given)
+        except LinealError:
+            raise
+        except Exception:
+            champion = loaded.champion
+            if champion is None or champion == arm:
+                raise
+            _logger.exception("arm %s failed, the champion answers instead", arm.bundle_digest[:12])
+            scored, fallback = await self._score(loaded, champion, request, given), True
+        answer = self._answer(loaded, scored, request)
+        latency = int((time.perf_counter() - started) * 1e6)
+        records = self._records(loaded, scored, request, answer, latency, fallback)
+        self._recorder.record(records, answer, strict=loaded.endpoint.strict)
+        self._describe(request, answer, latency)
+        self._mirror(loaded, scored, request, given)
+        return Answer(answer, scored.scores.raw)
+
+    async def drain(self) -> None:
+        """Wait until the arms that did not answer have scored, too."""
+        await asyncio.gather(*self._mirrors, return_exceptions=True)
+
+    def _arm(self, loaded: LoadedArms, request: Request) -> Arm:
+        if request.bundle_digest:
+            for arm in loaded.arms:
+                if arm.bundle_digest == request.bundle_digest and arm.role != ArmRole.ARM_ROLE_SHADOW:
+                    return arm
+            raise BundleNotServed(
+                f"bundle {request.bundle_digest[:12]} has no arm on {request.endpoint!r}",
+                [FieldViolation("model_version", "leave it empty, or name the champion or a challenger")],
+            )
+        routed = route(request.endpoint, loaded.arms, request.routing_key or request.request_id)
+        assert routed is not None
+        return routed
+
+    async def _score(
+        self, loaded: LoadedArms, arm: Arm, request: Request, given: Mapping[str, npt.NDArray[Any]]
+    ) -> _Scored:
+        scorer = loaded.scorers[arm.bundle_digest]
+        looked_up = await self._look_up(scorer, request)
+        try:
+            vectors = assemble(scorer.bundle.columns, {**looked_up.values, **given}, request.rows)
+        except (ColumnMissing, ColumnMistyped) as error:
+            raise _feature_invalid(scorer, given, error) from error
+        if request.rows < _THREAD_ROWS:
+            return _Scored(arm, vectors, scorer.score(vectors), looked_up)
+        return _Scored(arm, vectors, await asyncio.to_thread(scorer.score, vectors), looked_up)
+
+    async def _look_up(self, scorer: Scorer, request: Request) -> LookedUp:
+        bundle = scorer.bundle
+        if all(column.source == "request" or column.name in request.columns for column in bundle.columns):
+            return LookedUp()
+        return await self._lookups.get(
+            bundle.feature_set,
+            bundle.feature_set_version,
+            bundle.entity_columns,
+            request.columns,
+            request.event_time_micros,
+            request.min_position,
+        )
+
+    def _answer(self, loaded: LoadedArms, scored: _Scored, request: Request) -> PredictResponse:
+        scorer = loaded.scorers[scored.arm.bundle_digest]
+        context = trace.get_current_span().get_span_context()
+        return PredictResponse(
+            request_id=request.request_id,
+            prediction_ids=[f"{request.request_id}/{row}" for row in range(request.rows)],
+            scores=scored.scores.calibrated,
+            decisions=scorer.decide(scored.scores.calibrated) if scorer.bundle.problem == "binary" else (),
+            bundle_digest=scored.arm.bundle_digest,
+            arm=_ROLES[scored.arm.role],
+            generation=loaded.generation,
+            feature_position=scored.looked_up.position,
+            field_statuses=scored.looked_up.statuses,
+            trace_id=f"{context.trace_id:032x}" if context.is_valid else "",
+        )
+
+    def _records(
+        self,
+        loaded: LoadedArms,
+        scored: _Scored,
+        request: Request,
+        answer: PredictResponse,
+        latency: int,
+        fallback: bool,
+    ) -> list[PredictionRecord]:
+        bundle = loaded.scorers[scored.arm.bundle_digest].bundle
+        entities = _texts(request, bundle.entity_columns)
+        labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
+        now = int(self._clock.now().timestamp() * 1e6)
+        decisions = answer.decisions or [0] * request.rows
+        return [
+            PredictionRecord(
+                prediction_id=answer.prediction_ids[row],
+                endpoint=request.endpoint,
+                generation=loaded.generation,
+                arm=answer.arm,
+                bundle_digest=answer.bundle_digest,
+                unit=request.routing_key,
+                event_time_micros=request.event_time_micros[row],
+                answer_time_micros=now,
+                raw_score=scored.scores.raw[row],
+                score=answer.scores[row],
+                decision=decisions[row],
+                numeric_values=scored.vectors.numeric[row],
+                categorical_values=scored.vectors.categorical[row],
+                feature_position=answer.feature_position,
+                entities={name: values[row] for name, values in entities.items()},
+                label_key=LABEL_KEY_SEPARATOR.join(labels[key][row] for key in bundle.label_key) if labels else "",
+                trace_id=answer.trace_id,
+                latency_micros=latency,
+                fallback=fallback,
+            )
+            for row in range(request.rows)
+        ]
+
+    def _describe(self, request: Request, answer: PredictResponse, latency: int) -> None:
+        trace.get_current_span().set_attributes(
+            {
+                "lineal.endpoint": request.endpoint,
+                "lineal.request_id": request.request_id,
+                "lineal.rows": request.rows,
+                "lineal.arm": answer.arm,
+                "lineal.bundle_digest": answer.bundle_digest,
+                "lineal.generation": answer.generation,
+                "lineal.feature_position": answer.feature_position,
+                "lineal.predict_micros": latency,
+            }
+        )
+
+    def _mirror(
+        self, loaded: LoadedArms, scored: _Scored, request: Request, given: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        others = [arm for arm in loaded.arms if arm.bundle_digest != scored.arm.bundle_digest]
+        if others and len(self._mirrors) < _MOST_MIRRORS:
+            self._later(self._score_others(loaded, others, request, given))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._mirrors.add(task)
+        task.add_done_callback(self._mirrors.discard)
+
+    async def _score_others(
+        self, loaded: LoadedArms, others: list[Arm], request: Request, given: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        found: list[MirroredScore] = []
+        for arm in others:
+            started = time.perf_counter()
+            scores, failure = np.full(request.rows, np.nan), ""
+            try:
+                scores = (await self._score(loaded, arm, request, given)).scores.calibrated
+            except Exception as error:
+                failure = str(error)[:500] or type(error).__name__
+            latency = int((time.perf_counter() - started) * 1e6)
+            found += [
+                MirroredScore(
+                    prediction_id=f"{request.request_id}/{row}",
+                    bundle_digest=arm.bundle_digest,
+                    arm=_ROLES[arm.role],
+                    score=scores[row],
+                    failure=failure,
+                    latency_micros=latency,
+                )
+                for row in range(request.rows)
+            ]
+        self._recorder.mirror(found)
+
+
+def _decoded(request: Request) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return {name: to_numpy(column) for name, column in request.columns.items()}
+    except ValueError as error:
+        raise FeatureInvalid(str(error), [FieldViolation("columns", str(error))]) from error
+
+
+def _feature_invalid(
+    scorer: Scorer, given: Mapping[str, npt.NDArray[Any]], error: ColumnMissing | ColumnMistyped
+) -> FeatureInvalid:
+    if isinstance(error, ColumnMistyped):
+        return FeatureInvalid(str(error), [FieldViolation(f"columns[{error.column}]", str(error))])
+    missing = [
+        column.name for column in scorer.bundle.columns if column.source == "request" and column.name not in given
+    ] or [error.column]
+    return FeatureInvalid(
+        f"features are missing: {', '.join(missing)}",
+        [
+            FieldViolation(f"columns[{name}]", "the bundle needs this column; send it, null where unknown")
+            for name in missing
+        ],
+    )
+
+
+def _texts(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]:
+    return {
+        name: ["" if value is None else str(value) for value in to_numpy(request.columns[name]).tolist()]
+        for name in names
+        if name in request.columns
+    }

@@ -1,0 +1,192 @@
+"""Records of predictions: spooled before the answer, sent to monitor in batches, counted always."""
+
+import asyncio
+import logging
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from chassis.errors import Unavailable
+from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
+from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
+from lineal.api.serving.v1.serving_service_pb2 import EndpointCounters, PredictResponse
+from services.serving.spool import Spool, SpoolFull
+
+_logger = logging.getLogger(__name__)
+_BATCH_BYTES = 1 << 20
+_FRAME_ROWS = 1000
+_LINGER_SECONDS = 0.05
+_BACKOFF_SECONDS = (0.2, 2.0)
+_ANSWERS = 20_000
+# A client may repeat a request as long as this after its answer was recorded, also across a restart.
+_KEEP_SECONDS = 120.0
+
+Send = Callable[[RecordPredictionsRequest], Awaitable[None]]
+
+
+class CannotRecord(Unavailable):
+    """A strict endpoint refuses rather than leave a prediction unrecorded."""
+
+
+@dataclass
+class _Counts:
+    served: int = 0
+    logged: int = 0
+    dropped: int = 0
+    failed_requests: int = 0
+
+
+class Recorder:
+    """served = logged + dropped + queued, always; and answers of late, for requests that are repeated."""
+
+    def __init__(self, replica_id: str, spool: Spool, send: Send) -> None:
+        self._replica_id = replica_id
+        self._spool = spool
+        self._send = send
+        self._counts: dict[str, _Counts] = {}
+        self._answers: OrderedDict[str, PredictResponse] = OrderedDict()
+        self._waiting = asyncio.Event()
+        self._place = (0, 0)
+        self._exhausted: deque[tuple[float, int]] = deque()
+        # Records of an earlier life of this replica: sent again, not counted again.
+        self._recovered = self._recover()
+
+    def answered(self, request_id: str) -> PredictResponse | None:
+        """Return the answer that a request has had, None when it is new."""
+        return self._answers.get(request_id)
+
+    def record(self, records: Sequence[PredictionRecord], answer: PredictResponse, *, strict: bool) -> None:
+        """Spool the records of an answer before it is sent.
+
+        Raises CannotRecord on a strict endpoint when they cannot be written; elsewhere they are counted as dropped.
+        """
+        counts = self._of(records[0].endpoint)
+        try:
+            for start in range(0, len(records), _FRAME_ROWS):
+                self._append(RecordPredictionsRequest(predictions=records[start : start + _FRAME_ROWS]))
+        except SpoolFull as error:
+            if strict:
+                raise CannotRecord(f"the prediction cannot be recorded, so it is refused: {error}") from error
+            _logger.error("%d predictions of %s are not recorded: %s", len(records), records[0].endpoint, error)
+            counts.dropped += len(records)
+        counts.served += len(records)
+        self._remember(answer)
+
+    def mirror(self, scores: Sequence[MirroredScore]) -> None:
+        """Spool scores of arms that did not answer; what cannot be written is left out."""
+        try:
+            self._append(RecordPredictionsRequest(mirrored_scores=scores))
+        except SpoolFull as error:
+            _logger.error("%d mirrored scores are not recorded: %s", len(scores), error)
+
+    def failed(self, endpoint: str) -> None:
+        """Count a request that got no answer."""
+        self._of(endpoint).failed_requests += 1
+
+    def counters(self) -> list[EndpointCounters]:
+        """Return the counts since this replica started."""
+        return [
+            EndpointCounters(
+                endpoint=name,
+                served=counts.served,
+                logged=counts.logged,
+                dropped=counts.dropped,
+                queued=counts.served - counts.logged - counts.dropped,
+                failed_requests=counts.failed_requests,
+            )
+            for name, counts in sorted(self._counts.items())
+        ]
+
+    async def run(self) -> None:
+        """Send what is spooled, in order, for ever; monitor may be away as long as the spool has room."""
+        pause, longest = _BACKOFF_SECONDS
+        while True:
+            await self._waiting.wait()
+            # A short wait lets a batch gather.
+            await asyncio.sleep(_LINGER_SECONDS)
+            self._waiting.clear()
+            try:
+                await self._send_all()
+                pause = _BACKOFF_SECONDS[0]
+            except Exception as error:
+                _logger.warning("records wait in the spool, monitor does not take them: %s", error)
+                self._waiting.set()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
+
+    async def drain(self) -> None:
+        """Send what is spooled now, if monitor takes it; the next start sends the rest."""
+        try:
+            await self._send_all()
+        except Exception as error:
+            _logger.warning("records stay in the spool until the next start: %s", error)
+
+    async def _send_all(self) -> None:
+        while True:
+            frames, *place = await asyncio.to_thread(self._spool.read, *self._place, _BATCH_BYTES)
+            if not frames:
+                return
+            # Serialised messages that are joined are one message with all their elements.
+            batch = RecordPredictionsRequest.FromString(b"".join(frames))
+            batch.replica_id = self._replica_id
+            await self._send(batch)
+            self._sent(batch, (place[0], place[1]))
+
+    def _append(self, request: RecordPredictionsRequest) -> None:
+        self._spool.append(request.SerializeToString())
+        self._waiting.set()
+
+    def _sent(self, batch: RecordPredictionsRequest, place: tuple[int, int]) -> None:
+        for endpoint, count in Counter(record.endpoint for record in batch.predictions).items():
+            old = min(count, self._recovered[endpoint])
+            self._recovered[endpoint] -= old
+            self._of(endpoint).logged += count - old
+        now = time.monotonic()
+        if place[0] != self._place[0]:
+            self._exhausted.append((now, place[0]))
+        self._place = place
+        while self._exhausted and self._exhausted[0][0] < now - _KEEP_SECONDS:
+            self._spool.release(self._exhausted.popleft()[1])
+
+    def _of(self, endpoint: str) -> _Counts:
+        return self._counts.setdefault(endpoint, _Counts())
+
+    def _remember(self, answer: PredictResponse) -> None:
+        self._answers[answer.request_id] = answer
+        while len(self._answers) > _ANSWERS:
+            self._answers.popitem(last=False)
+
+    def _recover(self) -> "Counter[str]":
+        found: Counter[str] = Counter()
+        place = (0, 0)
+        while True:
+            frames, *place_after = self._spool.read(*place, _BATCH_BYTES)
+            if not frames:
+                break
+            place = (place_after[0], place_after[1])
+            for frame in frames:
+                records = RecordPredictionsRequest.FromString(frame).predictions
+                found.update(record.endpoint for record in records)
+                for record in records:
+                    self._restore(record)
+        if found:
+            self._waiting.set()
+        return found
+
+    def _restore(self, record: PredictionRecord) -> None:
+        request_id, _, row = record.prediction_id.rpartition("/")
+        answer = self._answers.get(request_id)
+        if answer is None or row == "0":
+            answer = PredictResponse(
+                request_id=request_id,
+                bundle_digest=record.bundle_digest,
+                arm=record.arm,
+                generation=record.generation,
+                feature_position=record.feature_position,
+                trace_id=record.trace_id,
+            )
+        answer.prediction_ids.append(record.prediction_id)
+        answer.scores.append(record.score)
+        answer.decisions.append(record.decision)
+        self._remember(answer)

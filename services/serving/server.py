@@ -1,0 +1,68 @@
+"""Composition root of serving."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from chassis.server import Harness
+from lineal.api.inference.v2 import inference_service_pb2
+from lineal.api.inference.v2.inference_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
+from lineal.api.monitor.v1.monitor_service_pb2_grpc import MonitorServiceStub
+from lineal.api.serving.v1 import serving_service_pb2
+from lineal.api.serving.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
+from services.serving.arms import ArmTable
+from services.serving.lease import LeaseKeeper
+from services.serving.loader import Loader
+from services.serving.lookups import Lookups
+from services.serving.oip_servicer import InferenceServicer
+from services.serving.predictor import Predictor
+from services.serving.recorder import Recorder
+from services.serving.servicer import ServingServicer
+from services.serving.settings import Settings
+from services.serving.spool import Spool
+
+_RECORD_SECONDS = 10.0
+
+
+async def build(harness: Harness) -> None:
+    """Put serving together."""
+    settings = harness.settings
+    assert isinstance(settings, Settings)
+    monitor = MonitorServiceStub(harness.channel("monitor"))
+
+    async def send(batch: RecordPredictionsRequest) -> None:
+        await monitor.RecordPredictions(batch, timeout=_RECORD_SECONDS)
+
+    spool = Spool(settings.service_dir / "spool", max_bytes=settings.spool_bytes)
+    recorder = Recorder(settings.replica_id, spool, send)
+    lease = LeaseKeeper(harness.channel("registry"), settings.replica_id)
+    arms = ArmTable(harness.log, Loader(harness.artifacts), lease.renew_soon)
+    lease.generations = lambda: arms.generations
+    predictor = Predictor(arms, Lookups(harness.channel("features")), recorder, lease, harness.clock)
+
+    @asynccontextmanager
+    async def life() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await lease.leave()
+            await predictor.drain()
+            # What monitor does not take now waits in the spool for the next start.
+            await recorder.drain()
+            spool.close()
+
+    await harness.enter(life())
+    for name, task in (("arms", arms.run), ("lease", lease.run), ("records", recorder.run)):
+        harness.add_task(name, task)
+    harness.add_check("arms", arms.check)
+    harness.add_check("lease", lease.check)
+    harness.add_servicer(
+        add_ServingServiceServicer_to_server,
+        ServingServicer(predictor, arms, recorder, settings.replica_id, harness.clock),
+        serving_service_pb2.DESCRIPTOR.services_by_name["ServingService"].full_name,
+    )
+    harness.add_servicer(
+        add_GRPCInferenceServiceServicer_to_server,
+        InferenceServicer(predictor, arms, lease, harness.clock),
+        inference_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+    )

@@ -1,0 +1,76 @@
+"""The RPCs of ServingService: request in, application call, response out."""
+
+from typing import Any
+
+from chassis.clock import Clock
+from lineal.api.serving.v1 import serving_service_pb2 as api
+from lineal.api.serving.v1.serving_service_pb2_grpc import ServingServiceServicer
+from services.serving.arms import ArmTable, LoadedArms
+from services.serving.predictor import Predictor
+from services.serving.recorder import Recorder
+from services.serving.request import make
+from tabular.bundle import Bundle, ModelColumn
+
+Context = Any
+
+
+class ServingServicer(ServingServiceServicer):
+    """`lineal.api.serving.v1.ServingService`."""
+
+    def __init__(self, predictor: Predictor, arms: ArmTable, recorder: Recorder, replica_id: str, clock: Clock) -> None:
+        self._predictor = predictor
+        self._arms = arms
+        self._recorder = recorder
+        self._replica_id = replica_id
+        self._clock = clock
+
+    async def Predict(self, request: api.PredictRequest, context: Context) -> api.PredictResponse:
+        made = make(
+            endpoint=request.endpoint,
+            request_id=request.request_id,
+            routing_key=request.routing_key,
+            columns=list(request.columns),
+            event_time_micros=list(request.event_time_micros),
+            now=self._clock.now(),
+            min_position=request.min_position,
+        )
+        return (await self._predictor.predict(made)).response
+
+    async def DescribeEndpoint(
+        self, request: api.DescribeEndpointRequest, context: Context
+    ) -> api.DescribeEndpointResponse:
+        loaded = self._arms.get(request.endpoint)
+        bundle = champion_bundle(loaded)
+        return api.DescribeEndpointResponse(
+            model=bundle.model,
+            generation=loaded.generation,
+            champion_digest=loaded.champion.bundle_digest if loaded.champion else "",
+            columns=[_described(column) for column in required(bundle)],
+            looked_up_columns=[_described(column) for column in bundle.columns if column.source == "view"],
+            arms=loaded.arms,
+            label_key=bundle.label_key,
+            replica_id=self._replica_id,
+        )
+
+    async def GetCounters(self, request: api.GetCountersRequest, context: Context) -> api.GetCountersResponse:
+        return api.GetCountersResponse(endpoints=self._recorder.counters(), replica_id=self._replica_id)
+
+
+def champion_bundle(loaded: LoadedArms) -> Bundle:
+    """Return the manifest of the champion."""
+    assert loaded.champion is not None
+    return loaded.scorers[loaded.champion.bundle_digest].bundle
+
+
+def required(bundle: Bundle) -> list[ModelColumn]:
+    """Return the columns that a request must bring: request features, then entity keys that are no features."""
+    columns = [column for column in bundle.columns if column.source == "request"]
+    names = {column.name for column in columns}
+    looks_up = any(column.source == "view" for column in bundle.columns)
+    keys = [ModelColumn(name, "categorical") for name in bundle.entity_columns if looks_up and name not in names]
+    return columns + keys
+
+
+def _described(column: ModelColumn) -> api.ColumnDescription:
+    kind = api.ValueType.VALUE_TYPE_NUMBER if column.type == "numeric" else api.ValueType.VALUE_TYPE_TEXT
+    return api.ColumnDescription(name=column.name, type=kind)

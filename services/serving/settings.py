@@ -1,0 +1,22 @@
+"""Settings of serving."""
+
+import os
+import socket
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from chassis.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """`LINEAL_SERVING_*`, beside those of every service.
+
+    `replica_id` names this instance to the registry while it lives. `spool_bytes` is how much the spool of prediction
+    records may hold while monitor is away.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LINEAL_SERVING_")
+
+    replica_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    spool_bytes: int = Field(default=1 << 30, gt=0)

@@ -1,0 +1,41 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
+from services.serving.routing import route
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+def arms(share: float) -> list[Arm]:
+    return [
+        Arm(bundle_digest=A, role=ArmRole.ARM_ROLE_CHAMPION),
+        Arm(bundle_digest=B, role=ArmRole.ARM_ROLE_CHALLENGER, share=share),
+        Arm(bundle_digest=C, role=ArmRole.ARM_ROLE_SHADOW),
+    ]
+
+
+def digest(share: float, key: str) -> str:
+    arm = route("delay", arms(share), key)
+    assert arm is not None
+    return arm.bundle_digest
+
+
+@given(st.text(), st.floats(0.01, 0.5), st.floats(0.01, 0.49))
+def test_a_key_stays_with_the_challenger_while_its_share_grows(key: str, share: float, more: float) -> None:
+    if digest(share, key) == B:
+        assert digest(share + more, key) == B
+
+
+def test_the_share_is_kept() -> None:
+    hits = np.mean([digest(0.2, str(n)) == B for n in range(20_000)])
+    assert abs(hits - 0.2) < 0.01
+
+
+def test_the_shadow_never_answers() -> None:
+    assert {digest(0.5, str(n)) for n in range(1000)} == {A, B}
+
+
+def test_without_a_champion_nobody_answers() -> None:
+    assert route("delay", [], "key") is None
