@@ -94,10 +94,8 @@ class Application:
 
     async def list_newest(self, before: int, after: int, wanted: Filter, limit: int) -> tuple[list[Stored], int]:
         """Return events newest first between two positions, and the one to go on before, 0 at the end."""
-        found = await asyncio.to_thread(self._store.read_newest, before, wanted, limit)
-        records = [record for record in found if record.position > after]
-        more = len(records) == len(found) and bool(records) and records[-1].position > after + 1
-        return records, records[-1].position if more else 0
+        records, more = await asyncio.to_thread(self._store.read_newest, before, after, wanted, limit)
+        return records, records[-1].position if more and records[-1].position > after + 1 else 0
 
     async def position_at(self, until: datetime) -> int:
         """Return the position of the last event recorded at or before a time."""

@@ -126,10 +126,10 @@ class EventStore:
         records, cut = self._read(query.order_by(_events.c.position).limit(limit), limit)
         return Page(records, records[-1].position if cut else until)
 
-    def read_newest(self, before: int, wanted: Filter, limit: int) -> list[Stored]:
-        """Return wanted records below a position, newest first, as many as fit in one answer."""
-        query = _wanted(wanted).where(_events.c.position < before)
-        return self._read(query.order_by(_events.c.position.desc()).limit(limit), limit)[0]
+    def read_newest(self, before: int, after: int, wanted: Filter, limit: int) -> tuple[list[Stored], bool]:
+        """Return wanted records between two positions, newest first, and whether there may be more."""
+        query = _wanted(wanted).where(_events.c.position < before, _events.c.position > after)
+        return self._read(query.order_by(_events.c.position.desc()).limit(limit), limit)
 
     def read_stream(self, stream: str, after_revision: int, limit: int) -> list[Stored]:
         """Return records of one stream in order, as many as fit in one answer."""
