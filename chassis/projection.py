@@ -108,9 +108,9 @@ class ProjectionRunner:
                 except ProjectionStopped as stopped:
                     _logger.error("%s", stopped, exc_info=stopped.__cause__)
                     self._stopped = stopped
+                    position = await self._in_thread(self._read, _position)
                 async with self._changed:
-                    if not self._stopped:
-                        self.position = position
+                    self.position = position
                     self._changed.notify_all()
                 if self._stopped:
                     return

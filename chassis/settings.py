@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lineal.profile import PORTS
+
+
+class SettingsInvalid(SystemExit):
+    """A setting cannot be used. Left alone it ends the process with one line per setting."""
 
 
 class ServiceSettings(BaseSettings):
@@ -35,6 +39,22 @@ class ServiceSettings(BaseSettings):
     dev: bool = Field(default=False, validation_alias="LINEAL_DEV")
     log_level: str = Field(default="INFO", validation_alias="LINEAL_LOG_LEVEL")
     allow_insecure_bind: bool = Field(default=False, validation_alias="LINEAL_ALLOW_INSECURE_BIND")
+
+    def __init__(self, **values: Any) -> None:
+        """Read the settings.
+
+        Raises SettingsInvalid, which names each environment variable that is wrong.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            lines = [self._explained(str(wrong["loc"][0]), wrong["msg"], wrong["input"]) for wrong in error.errors()]
+            raise SettingsInvalid("\n".join(lines)) from None
+
+    @classmethod
+    def _explained(cls, name: str, why: str, found: Any) -> str:
+        variable = name if name.startswith("LINEAL_") else f"{cls.model_config.get('env_prefix', '')}{name.upper()}"
+        return f"{cls.service_name()}: {variable}={found} cannot be used: {why}"
 
     @model_validator(mode="before")
     @classmethod

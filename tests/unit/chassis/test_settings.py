@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import SettingsConfigDict
 
-from chassis.settings import ServiceSettings
+from chassis.settings import ServiceSettings, SettingsInvalid
 
 
 class IngestSettings(ServiceSettings):
@@ -36,3 +36,13 @@ def test_the_environment_sets_own_and_shared_settings(monkeypatch: pytest.Monkey
 def test_tests_name_the_fields(tmp_path: Path) -> None:
     settings = IngestSettings(port=0, data_dir=tmp_path, artifacts_url="s3://bucket/x")
     assert (settings.port, settings.data_dir, settings.artifacts) == (0, tmp_path, "s3://bucket/x")
+
+
+def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINEAL_INGEST_PORT", "abc")
+    monkeypatch.setenv("LINEAL_DEV", "perhaps")
+    with pytest.raises(SettingsInvalid) as raised:
+        IngestSettings()
+    port, dev = sorted(str(raised.value).splitlines(), reverse=True)
+    assert port.startswith("ingest: LINEAL_INGEST_PORT=abc cannot be used: ")
+    assert dev.startswith("ingest: LINEAL_DEV=perhaps cannot be used: ")

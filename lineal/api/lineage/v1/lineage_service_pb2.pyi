@@ -291,7 +291,7 @@ class ReadStreamResponse(_message.Message):
     """Revision of the stream's newest event; 0 when the stream does not exist."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.StoredRecord]:
-        """Events in order of revision. Fewer than asked for means the end."""
+        """Events in order of revision, as many as fit in one answer; the end is where the last one has `head_revision`."""
 
     def __init__(
         self,

@@ -1,0 +1,99 @@
+"""Slow readers, lost databases, full disks."""
+
+import asyncio
+import sqlite3
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import psycopg
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from chassis.server import start
+from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, GetHeadRequest, SubscribeRequest
+from lineal.api.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
+from lineal.api.lineage.v1.record_pb2 import EventRecord
+from services.lineage.server import build
+from services.lineage.settings import Settings
+from services.lineage.store import NewRecord, StoreWriter
+
+
+def request(count: int = 1, size: int = 1) -> AppendEventsRequest:
+    made = AppendEventsRequest(request_id=str(uuid.uuid4()), stream="a/1")
+    for _ in range(count):
+        made.events.add(event_id=str(uuid.uuid4()), type="t.A", payload=bytes(size))
+    return made
+
+
+async def test_a_reader_who_stops_reading_misses_nothing_and_holds_up_nobody(tmp_path: Path) -> None:
+    async with (
+        start("lineage", Settings(port=0, data_dir=tmp_path), build) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        stub: Any = LineageServiceStub(channel)
+        slow = stub.Subscribe(SubscribeRequest())
+        assert (await slow.read()).examined_position == 0
+        # 20 MB: far more than the windows of HTTP/2 and the log's tail in memory hold.
+        for _ in range(20):
+            await stub.AppendEvents(request(100, 10_000))
+        quick = stub.Subscribe(SubscribeRequest(after_position=1999))
+        assert (await quick.read()).examined_position == 2000
+        quick.cancel()
+        seen: list[int] = []
+        while len(seen) < 2000:
+            response = await slow.read()
+            seen += [EventRecord.FromString(stored.record).position for stored in response.records]
+        slow.cancel()
+        assert seen == list(range(1, 2001))
+
+
+async def test_a_lost_database_ends_the_service_and_a_new_one_goes_on(tmp_path: Path, postgres_url: str) -> None:
+    settings = Settings(port=0, data_dir=tmp_path, database_url=postgres_url)
+    repeated = request()
+    async with (
+        start("lineage", settings, build) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+        asyncio.timeout(20),
+    ):
+        stub: Any = LineageServiceStub(channel)
+        await stub.AppendEvents(repeated)
+        with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.AppendEvents(request())
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        await running.failed
+    async with start("lineage", settings, build) as running, grpc.aio.insecure_channel(running.address) as channel:
+        stub = LineageServiceStub(channel)
+        assert (await stub.AppendEvents(repeated)).repeated_request
+        assert (await stub.AppendEvents(request())).position == 2
+
+
+async def test_a_full_disk_is_refused_and_reading_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert = StoreWriter.insert
+
+    def full(self: StoreWriter, records: Sequence[NewRecord]) -> None:
+        insert(self, records)
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    async with (
+        start("lineage", Settings(port=0, data_dir=tmp_path), build) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        stub: Any = LineageServiceStub(channel)
+        await stub.AppendEvents(request())
+        monkeypatch.setattr(StoreWriter, "insert", full)
+        refused = request()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.AppendEvents(refused)
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await stub.GetHead(GetHeadRequest())).position == 1
+        monkeypatch.undo()
+        assert (await stub.AppendEvents(refused)).position == 2
+        assert not running.failed.done()
