@@ -47,7 +47,8 @@ def channel_options(max_message_bytes: int = 16 * 1024 * 1024) -> list[tuple[str
         ("grpc.keepalive_timeout_ms", 3_000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # In spite of its name this is how long one attempt to connect may take.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Channels of one process do not share a connection, so closing one never stalls another.
         ("grpc.use_local_subchannel_pool", 1),

@@ -1,5 +1,8 @@
 """The lineage graph, walked both ways."""
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,30 @@ async def test_what_cannot_be_walked_is_refused(
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await walk(channel, kind, name, page_token=token)
     assert raised.value.code() is code
+
+
+async def test_the_command_rebuild_drops_the_tables_and_the_next_start_has_them_again(tmp_path: Path) -> None:
+    async def rebuild() -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "services.lineage", "rebuild"),
+            env=os.environ | {"LINEAL_DATA_DIR": str(tmp_path)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        return process.returncode, output.decode()
+
+    settings = Settings(port=0, data_dir=tmp_path)
+    async with start("lineage", settings, build) as running:
+        for message in STORY:
+            await running.harness.log.append("s/1", [message], request_id=new_request_id(), expected_revision=None)
+        code, output = await rebuild()
+        assert (code, "another lineage runs" in output) == (1, True)
+    code, output = await rebuild()
+    assert (code, "dropped graph-v1" in output) == (0, True)
+    async with start("lineage", settings, build) as running, grpc.aio.insecure_channel(running.address) as channel:
+        assert len(shown(await walk(channel, NodeKind.NODE_KIND_SEGMENT, "p1"))) == 10
 
 
 async def test_the_graph_rebuilt_is_the_graph(channel: grpc.aio.Channel) -> None:
