@@ -27,6 +27,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, telemetry: Telemetry, deadline_seconds: float) -> None:
         self._telemetry = telemetry
         self._deadline = deadline_seconds
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -34,37 +35,33 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         """Return the handler, wrapped."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         method = handler_call_details.method
-        metadata = tuple(handler_call_details.invocation_metadata or ())
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            # Unknown methods are not kept, or strangers could fill the memory with their names.
+            if handler is None:
+                return None
+            self._wrapped[method] = self._wrap(handler, method)
+        return self._wrapped[method]
+
+    def _wrap(self, handler: Handler, method: str) -> Handler:
+        coders = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming and handler.response_streaming:
-            wrapped = self._streamed(handler.stream_stream, method, metadata)
-            return grpc.stream_stream_rpc_method_handler(
-                wrapped, handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.stream_stream_rpc_method_handler(self._streamed(handler.stream_stream, method), *coders)
         if handler.response_streaming:
-            wrapped = self._streamed(handler.unary_stream, method, metadata)
-            return grpc.unary_stream_rpc_method_handler(
-                wrapped, handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.unary_stream_rpc_method_handler(self._streamed(handler.unary_stream, method), *coders)
         if handler.request_streaming:
             # An upload takes as long as its client needs: it is a stream and gets no deadline of ours.
-            single = self._single(handler.stream_unary, method, metadata, None)
-            return grpc.stream_unary_rpc_method_handler(
-                single, handler.request_deserializer, handler.response_serializer
-            )
-        single = self._single(handler.unary_unary, method, metadata, self._deadline)
-        return grpc.unary_unary_rpc_method_handler(single, handler.request_deserializer, handler.response_serializer)
+            return grpc.stream_unary_rpc_method_handler(self._single(handler.stream_unary, method, None), *coders)
+        return grpc.unary_unary_rpc_method_handler(self._single(handler.unary_unary, method, self._deadline), *coders)
 
     def _single(
-        self, behavior: Callable[..., Any], method: str, metadata: Metadata, deadline: float | None
+        self, behavior: Callable[..., Any], method: str, deadline: float | None
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         async def answer(request: Any, context: Context) -> Any:
             seconds: float | None = context.time_remaining()
             limit = deadline if seconds is None else None
-            with server_call(self._telemetry, method, metadata, seconds if limit is None else limit) as call:
+            with server_call(self._telemetry, method, _metadata(context), seconds if limit is None else limit) as call:
                 try:
                     return await _within(behavior(request, context), limit)
                 except BaseException as error:
@@ -73,13 +70,11 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return answer
 
-    def _streamed(
-        self, behavior: Callable[..., Any], method: str, metadata: Metadata
-    ) -> Callable[[Any, Context], Awaitable[None]]:
+    def _streamed(self, behavior: Callable[..., Any], method: str) -> Callable[[Any, Context], Awaitable[None]]:
         # A coroutine that writes, instead of a generator: when the call is cancelled, a coroutine ends there and then,
         # with the span and the context that it began with.
         async def answer(request: Any, context: Context) -> None:
-            with server_call(self._telemetry, method, metadata, context.time_remaining()) as call:
+            with server_call(self._telemetry, method, _metadata(context), context.time_remaining()) as call:
                 try:
                     responses = behavior(request, context)
                     if inspect.isawaitable(responses):
@@ -92,6 +87,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     await _answer_error(call, error, context)
 
         return answer
+
+
+def _metadata(context: Context) -> Metadata:
+    return tuple(context.invocation_metadata() or ())
 
 
 async def _within(answer: Awaitable[Any], seconds: float | None) -> Any:

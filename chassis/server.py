@@ -83,13 +83,22 @@ async def start(name: str, settings: ServiceSettings, build: Build) -> AsyncIter
 async def _serve(name: str, settings: ServiceSettings, build: Build) -> int:
     telemetry = Telemetry(name, settings.data_dir / "telemetry")
     configure_logging(name, settings.log_level, telemetry)
-    stopped = asyncio.Event()
+    stopped, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    serving = asyncio.current_task()
+    assert serving is not None
+
+    def stop() -> None:
+        stopped.set()
+        if not started.is_set():
+            serving.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, stop)
     try:
         with _SingleInstance(name, settings):
             async with _running(name, settings, build, telemetry) as running:
+                started.set()
                 waiting = asyncio.create_task(stopped.wait())
                 ends: set[asyncio.Future[Any]] = {waiting, running.failed}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -99,6 +108,11 @@ async def _serve(name: str, settings: ServiceSettings, build: Build) -> int:
                     await running.harness.health.drain()
                     await asyncio.sleep(settings.drain_seconds)
                 return 1 if running.failed.done() else 0
+    except asyncio.CancelledError:
+        if stopped.is_set():
+            _logger.info("stopped before it had started")
+            return 0
+        raise
     finally:
         await asyncio.to_thread(telemetry.shutdown)
 

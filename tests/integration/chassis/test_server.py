@@ -174,7 +174,7 @@ async def test_services_find_each_other_by_the_profile(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import asyncio
+import asyncio, os, sys
 from chassis.server import run
 from chassis.settings import ServiceSettings
 from tests.integration.chassis.demo import add
@@ -192,6 +192,9 @@ async def build(harness):
         raise RuntimeError("doomed")
     add(harness, answer)
     harness.add_task("fate", die)
+    if os.environ.get("ECHO_NEVER_STARTS"):
+        print("building", file=sys.stderr, flush=True)
+        await asyncio.Event().wait()
 
 run("echo", ServiceSettings(), build)
 """
@@ -245,6 +248,17 @@ async def test_sigterm_drains_and_exits_with_zero(tmp_path: Path) -> None:
     assert code == 0
     assert "draining" in errors
     assert (tmp_path / "telemetry" / "echo-spans.jsonl").read_text().count(f"{NAME}/Unary") == 2
+
+
+async def test_sigterm_while_it_starts_exits_with_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECHO_NEVER_STARTS", "1")
+    async with Process(tmp_path, 0) as service:
+        assert service.process.stderr is not None
+        assert await service.process.stderr.readline() == b"building\n"
+        service.process.send_signal(signal.SIGTERM)
+        code, errors = await service.ended()
+    assert code == 0
+    assert "stopped before it had started" in errors
 
 
 async def test_a_task_that_dies_ends_the_process_with_one(tmp_path: Path) -> None:
