@@ -22,6 +22,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _NUMBERS = (FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_FLOAT64, FieldType.FIELD_TYPE_BOOL)
 _KEYS = (FieldType.FIELD_TYPE_STRING, FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_TIMESTAMP)
+# Columns that a training set has beside keys and features.
+RESERVED = frozenset({"cutoff", "label", "label_time"})
 
 
 def version(declaration: Message, *others: str) -> str:
@@ -125,9 +127,22 @@ def set_violations(
         else:
             found += _wanted_violations(path, wanted, view, spine, datasets[view.dataset])
     if not found:
-        names = [column.name for column in columns_of(feature_set, datasets, views)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            found.append(Violation("view_features", f"two columns are named {name!r}; give one view another prefix"))
+        columns = columns_of(feature_set, datasets, views)
+        # Columns of the spine that stand beside the features in a training set, and names that Lineal gives there.
+        beside = {*spine.row_key, *entity_columns(feature_set, views)}
+        names = [column.name for column in columns]
+        for column in columns:
+            looked_up = column.source == ColumnSource.COLUMN_SOURCE_VIEW
+            if names.count(column.name) > 1 or (looked_up and column.name in beside):
+                text = f"two columns are named {column.name!r}; give one view another prefix"
+                found.append(Violation("view_features", text))
+            if column.name in RESERVED:
+                text = f"{column.name!r} is a name that training sets use themselves; rename it"
+                found.append(Violation("view_features" if looked_up else "request_features", text))
+        found += [
+            Violation("spine.dataset", f"{name!r} is a name that training sets use themselves; rename the key")
+            for name in sorted(beside & RESERVED)
+        ]
     return found + _label_violations(feature_set, spine, datasets)
 
 

@@ -1,0 +1,251 @@
+"""Assemble a training set from tables: pure functions, run by Dask's workers.
+
+Point-in-time correct on both times: every feature sees only rows available at its row's cut-off, and a row enters only
+when its label was available by the time given.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from google.protobuf.json_format import ParseDict
+
+from chassis.artifacts import artifact_store
+from lineal.api.features.v1.feature_set_pb2 import ColumnType, FeatureSet, Label, ViewFeatures
+from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from tabular import keys
+from tabular.columns import TIMESTAMP
+from tabular.definitions import prefix_of, spine_keys, wanted_features
+from tabular.operators import FOREVER, STATIC_TIME, Rows, Timeline, operator
+from tabular.parquet import ipc_pieces, read_all, read_parquet
+from tabular.schema import arrow_schema
+
+Ints = npt.NDArray[np.int64]
+CUTOFF = "cutoff"
+LABEL = "label"
+LABEL_TIME = "label_time"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Parquet files of one dataset, and where artifacts lie; plain values, so that any worker can take it."""
+
+    artifacts: str
+    cache: str
+    declaration: dict[str, Any]
+    digests: list[str]
+    columns: list[str]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which rows enter, in microseconds; None is no limit."""
+
+    start: int | None
+    end: int | None
+    label_known: int | None
+
+
+def dataset_of(declaration: dict[str, Any]) -> Dataset:
+    """Return the declaration that a snapshot's manifest holds."""
+    dataset: Dataset = ParseDict(declaration, Dataset())
+    return dataset
+
+
+def columns_read(wanted: ViewFeatures, view: FeatureView) -> list[str]:
+    """Return the columns that a view's features are computed from."""
+    operators = (operator(feature) for feature in wanted_features(wanted, view))
+    return list(dict.fromkeys(op.column for op in operators if op.column))
+
+
+def label_mean(table: pa.Table) -> float:
+    """Return the mean label of a training set; 0 without rows."""
+    labels = table[LABEL].to_numpy()
+    return math.fsum(labels) / len(labels) if len(labels) else 0.0
+
+
+def load(files: Files) -> pa.Table:
+    """Read columns of files, in log order."""
+    dataset = dataset_of(files.declaration)
+    store = artifact_store(files.artifacts, Path(files.cache))
+    schema = arrow_schema(dataset)
+    wanted = pa.schema([schema.field(name) for name in files.columns])
+    return read_all([store.path(digest) for digest in files.digests], wanted)
+
+
+def join(parts: Sequence[pa.Table]) -> pa.Table:
+    """Put tables with one schema one under the other."""
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def times(table: pa.Table, dataset: Dataset) -> tuple[Ints, Ints]:
+    """Return the event and available times of rows in microseconds; those of a static dataset are known always."""
+    if not dataset.event_time:
+        static = np.full(table.num_rows, STATIC_TIME, dtype=np.int64)
+        return static, static
+    event = _micros(table[dataset.event_time])
+    available = _micros(table[dataset.available_time]) if dataset.available_time else event
+    return event, np.maximum(event, available)
+
+
+def rows_of(table: pa.Table, dataset: Dataset, code: Ints, columns: Sequence[str]) -> Rows:
+    """Return the rows of a table ready for operators; `code` is the entity of each."""
+    event, available = times(table, dataset)
+    return Rows(code, event, available, {name: values_of(table[name]) for name in columns})
+
+
+def values_of(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
+    """Return a column as operators take it: texts as objects with None, the rest as doubles with NaN."""
+    if pa.types.is_string(column.type):
+        return np.asarray(column.to_pandas(), dtype=object)
+    return np.asarray(column.cast(pa.float64()).to_pandas(), dtype=np.float64)
+
+
+def spine_of(
+    feature_set: FeatureSet, spine: Dataset, label: Dataset, span: Range, left: pa.Table, right: pa.Table
+) -> pa.Table:
+    """Return the rows that enter: keys, entity and request columns, cut-off, label and its time, in their final order.
+
+    Of several rows with one row key the one available latest counts, then the one that came last. A row without a label
+    does not enter: nothing is known of it, or not in time.
+    """
+    _, available = times(left, spine)
+    (code,) = keys.codes([left[name] for name in spine.row_key])
+    left = left.take(keys.latest_rows(code, available))
+    if spine.event_time:
+        cutoff = times(left, spine)[0] + feature_set.spine.cutoff_offset.ToMicroseconds()
+        inside = np.ones(len(cutoff), dtype=np.bool_)
+        if span.start is not None:
+            inside &= cutoff >= span.start
+        if span.end is not None:
+            inside &= cutoff < span.end
+        left = left.append_column(CUTOFF, pa.array(cutoff).cast(TIMESTAMP)).filter(pa.array(inside))
+    else:
+        left = left.append_column(CUTOFF, pa.nulls(left.num_rows, TIMESTAMP))
+    left = _with_label(feature_set.label, label, span, left, right)
+    order = [(CUTOFF, "ascending"), *((name, "ascending") for name in spine.row_key)]
+    return left.sort_by(order).combine_chunks()
+
+
+def _with_label(declared: Label, dataset: Dataset, span: Range, left: pa.Table, right: pa.Table) -> pa.Table:
+    _, available = times(right, dataset)
+    known = np.flatnonzero(available <= (FOREVER if span.label_known is None else span.label_known))
+    right, available = right.take(known), available[known]
+    wanted, held = keys.codes([left[name] for name in declared.key], [right[name] for name in declared.key])
+    latest = keys.latest_rows(held, available)
+    # Codes are dense, so a table from code to row finds each label in one step.
+    row_of = np.full(max(wanted.max(initial=-1), held.max(initial=-1)) + 2, -1, dtype=np.int64)
+    row_of[held[latest]] = latest
+    row = row_of[wanted]
+    labels = _label_values(declared, right[declared.column])
+    found = row >= 0
+    found[found] = ~np.isnan(labels[row[found]])
+    left, row = left.filter(pa.array(found)), row[found]
+    when = pa.array(available[row]).cast(TIMESTAMP) if dataset.event_time else pa.nulls(len(row), TIMESTAMP)
+    return left.append_column(LABEL, pa.array(labels[row])).append_column(LABEL_TIME, when)
+
+
+def _label_values(label: Label, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    if label.WhichOneof("rule") == "equals":
+        values = pc.equal(column.cast(pa.string()), label.equals)
+    elif label.WhichOneof("rule") == "greater_than":
+        values = pc.greater(column.cast(pa.float64()), label.greater_than)
+    else:
+        values = column
+    return np.asarray(values.cast(pa.float64()).to_pandas(), dtype=np.float64)
+
+
+def view_features(
+    feature_set: FeatureSet,
+    n: int,
+    view: FeatureView,
+    dataset: Dataset,
+    spine: pa.Table,
+    table: pa.Table,
+    bucket: int,
+    buckets: int,
+) -> tuple[Ints, pa.Table]:
+    """Compute the nth view's features for the spine rows of one bucket of keys; return their numbers and columns."""
+    wanted = feature_set.view_features[n]
+    asked = [spine[name] for name in spine_keys(wanted, view)]
+    held = [table[name] for name in view.entity_keys]
+    here = np.arange(spine.num_rows)
+    if buckets > 1:
+        here = np.flatnonzero(_bucket(asked, buckets) == bucket)
+        asked = [column.take(here) for column in asked]
+        table = table.filter(pa.array(_bucket(held, buckets) == bucket))
+        held = [table[name] for name in view.entity_keys]
+    query, code = keys.codes(asked, held)
+    keep = code >= 0
+    if not keep.all():
+        table, code = table.filter(pa.array(keep)), code[keep]
+    operators = [operator(feature) for feature in wanted_features(wanted, view)]
+    rows = rows_of(table, dataset, code, columns_read(wanted, view))
+    cutoff = np.full(len(here), FOREVER, dtype=np.int64)
+    if spine[CUTOFF].null_count == 0:
+        cutoff = _micros(spine[CUTOFF])[here]
+    computed = Timeline(rows).at(query, cutoff).compute(operators)
+    columns = {
+        prefix_of(wanted) + op.name: pa.array(feature.values, type=pa.string())
+        if feature.values.dtype == object
+        else pa.array(feature.values, from_pandas=True)
+        for op, feature in zip(operators, computed, strict=True)
+    }
+    return here, pa.table(columns)
+
+
+def finished(
+    spine_table: pa.Table,
+    row_key: Sequence[str],
+    entities: Sequence[str],
+    columns: Sequence[tuple[str, int]],
+    parts: Sequence[tuple[Ints, pa.Table]],
+) -> pa.Table:
+    """Put keys, cut-off, features and label side by side; `columns` are names and types of the features."""
+    pieces: dict[str, list[tuple[Ints, pa.Table]]] = {}
+    for here, table in parts:
+        for name in table.column_names:
+            pieces.setdefault(name, []).append((here, table))
+    arrays: dict[str, pa.ChunkedArray] = {}
+    for name in dict.fromkeys([*row_key, *entities, CUTOFF]):
+        arrays[name] = spine_table[name]
+    for name, kind in columns:
+        if name in pieces:
+            found = pieces[name]
+            order = np.argsort(np.concatenate([here for here, _ in found]), kind="stable")
+            arrays[name] = pa.concat_tables([table.select([name]) for _, table in found])[name].take(order)
+        elif name not in arrays:
+            numeric = kind == ColumnType.COLUMN_TYPE_NUMERIC
+            arrays[name] = spine_table[name].cast(pa.float64()) if numeric else spine_table[name]
+    arrays[LABEL] = spine_table[LABEL]
+    arrays[LABEL_TIME] = spine_table[LABEL_TIME]
+    return pa.table(arrays).combine_chunks()
+
+
+def pieces(paths: Sequence[Path]) -> Iterator[bytes]:
+    """Yield the rows of Parquet files of one schema as pieces of an Arrow IPC stream."""
+    if not paths:
+        return
+    with pq.ParquetFile(paths[0]) as first:
+        schema = first.schema_arrow
+    yield from ipc_pieces(schema, (read_parquet(path, schema) for path in paths))
+
+
+def _bucket(columns: Sequence[pa.ChunkedArray], buckets: int) -> Ints:
+    frame = pd.DataFrame({str(n): column.to_pandas() for n, column in enumerate(columns)})
+    hashed: Ints = (pd.util.hash_pandas_object(frame, index=False).to_numpy() % buckets).astype(np.int64)
+    return hashed
+
+
+def _micros(column: pa.ChunkedArray | pa.Array) -> Ints:
+    values: Ints = column.cast(pa.int64()).to_numpy()
+    return values

@@ -1,0 +1,245 @@
+"""Online state: a projection that keeps, per view and entity, the rows that features are computed from.
+
+It is fed by accepted batches and reads their rows by digest. A view that is declared after its data is filled from the
+batches that came before. State and cursor commit together.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from google.protobuf.message import Message
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    case,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+
+from chassis.artifacts import ArtifactStore
+from chassis.events import Event
+from lineal.api.features.v1.events_pb2 import FeatureViewRegistered
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered
+from services.features import chunks
+from services.features.chunks import Chunk
+from services.features.packing import Layout, layout_of, pack
+from tabular import keys
+from tabular.parquet import read_parquet
+from tabular.schema import arrow_schema
+
+_KEYS_AT_ONCE = 5_000
+
+metadata = MetaData()
+_datasets = Table(
+    "online_datasets", metadata, Column("name", String, primary_key=True), Column("body", LargeBinary, nullable=False)
+)
+_batches = Table(
+    "online_batches",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("dataset", String, nullable=False, index=True),
+    Column("digest", String, nullable=False),
+)
+_views = Table(
+    "online_views",
+    metadata,
+    Column("version", String, primary_key=True),
+    Column("dataset", String, nullable=False, index=True),
+    Column("body", LargeBinary, nullable=False),
+)
+_chunks = Table(
+    "online_chunks",
+    metadata,
+    Column("view", String, primary_key=True),
+    Column("entity", String, primary_key=True),
+    Column("chunk", Integer, primary_key=True, autoincrement=False),
+    Column("rows", Integer, nullable=False),
+    Column("max_event", BigInteger, nullable=False),
+    Column("max_available", BigInteger, nullable=False),
+    Column("numbers", LargeBinary, nullable=False),
+    Column("texts", LargeBinary, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class _View:
+    version: str
+    entity_keys: tuple[str, ...]
+    layout: Layout
+
+
+class OnlineTables:
+    """The projection behind online features."""
+
+    name = "online"
+    version = 1
+    metadata = metadata
+    types: Sequence[type[Message]] = (DatasetRegistered, BatchAccepted, FeatureViewRegistered)
+
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._artifacts = artifacts
+
+    def apply(self, connection: Connection, event: Event) -> None:
+        """Change the tables by one event."""
+        match event.message:
+            case DatasetRegistered() as registered:
+                name, body = registered.dataset.name, registered.dataset.SerializeToString(deterministic=True)
+                changed = connection.execute(update(_datasets).where(_datasets.c.name == name).values(body=body))
+                if changed.rowcount == 0:
+                    connection.execute(insert(_datasets).values(name=name, body=body))
+            case BatchAccepted() as batch if batch.accepted_digest:
+                connection.execute(
+                    insert(_batches).values(
+                        position=event.position, dataset=batch.dataset, digest=batch.accepted_digest
+                    )
+                )
+                dataset = _dataset(connection, batch.dataset)
+                self._add(connection, dataset, _views_of(connection, dataset), [batch.accepted_digest])
+            case FeatureViewRegistered() as view:
+                self._register(connection, view)
+            case _:
+                pass
+
+    def _register(self, connection: Connection, registered: FeatureViewRegistered) -> None:
+        if connection.execute(select(_views.c.version).where(_views.c.version == registered.version)).first():
+            return
+        view = registered.feature_view
+        body = registered.SerializeToString(deterministic=True)
+        connection.execute(insert(_views).values(version=registered.version, dataset=view.dataset, body=body))
+        dataset = _dataset(connection, view.dataset)
+        earlier = select(_batches.c.digest).where(_batches.c.dataset == view.dataset).order_by(_batches.c.position)
+        digests = list(connection.execute(earlier).scalars())
+        self._add(connection, dataset, [_view(registered, dataset)], digests)
+
+    def _add(self, connection: Connection, dataset: Dataset, views: Sequence[_View], digests: Iterable[str]) -> None:
+        if not views:
+            return
+        schema = arrow_schema(dataset)
+        needed = {name for view in views for name in (*view.entity_keys, *view.layout.numbers, *view.layout.texts)}
+        needed |= {name for name in (dataset.event_time, dataset.available_time) if name}
+        wanted = pa.schema([field for field in schema if field.name in needed])
+        for digest in digests:
+            table = read_parquet(self._artifacts.path(digest), wanted)
+            for view in views:
+                _add_rows(connection, view, dataset, table)
+
+
+def _add_rows(connection: Connection, view: _View, dataset: Dataset, table: pa.Table) -> None:
+    entities = keys.encode([table[name] for name in view.entity_keys])
+    places: dict[str, list[int]] = {}
+    for row, entity in enumerate(entities):
+        if entity is not None:
+            places.setdefault(entity, []).append(row)
+    records, lines = pack(view.layout, dataset, table)
+    there = stored_chunks(connection, [view.version], list(places), with_room=True)
+    changed: list[dict[str, Any]] = []
+    new: list[dict[str, Any]] = []
+    forgotten: list[dict[str, Any]] = []
+    for entity, rows in places.items():
+        old = there.get((view.version, entity), [])
+        written = chunks.grown(
+            old[-1] if old else None, records[np.array(rows)], [lines[row] for row in rows] if lines else []
+        )
+        for number, packed in written:
+            values = {
+                "view": view.version,
+                "entity": entity,
+                "chunk": number,
+                "rows": packed.rows,
+                "max_event": packed.max_event,
+                "max_available": packed.max_available,
+                "numbers": packed.numbers,
+                "texts": packed.texts,
+            }
+            if old and number == old[-1].number:
+                changed.append({f"_{name}": value for name, value in values.items()})
+            else:
+                new.append(values)
+        if old and written[-1][0] != old[-1].number:
+            after = {chunk.number: chunk for chunk in old}
+            after |= {n: Chunk(n, packed.rows, packed.max_event, packed.max_available) for n, packed in written}
+            forgotten += [
+                {"_view": view.version, "_entity": entity, "_chunk": number}
+                for number in chunks.forgettable(view.layout, list(after.values()))
+            ]
+    same = [_chunks.c[name] == bindparam(f"_{name}") for name in ("view", "entity", "chunk")]
+    if changed:
+        columns = ("rows", "max_event", "max_available", "numbers", "texts")
+        connection.execute(
+            update(_chunks).where(*same).values({name: bindparam(f"_{name}") for name in columns}), changed
+        )
+    if new:
+        connection.execute(insert(_chunks), new)
+    if forgotten:
+        connection.execute(delete(_chunks).where(*same), forgotten)
+
+
+def stored_chunks(
+    connection: Connection, views: Sequence[str], entities: Sequence[str], *, with_room: bool = False
+) -> dict[tuple[str, str], list[Chunk]]:
+    """Return the chunks of entities by view version and entity, in order; bytes only of those with room, if wanted."""
+    found: dict[tuple[str, str], list[Chunk]] = {}
+    columns: list[ColumnElement[Any]] = [
+        _chunks.c[name] for name in ("view", "entity", "chunk", "rows", "max_event", "max_available")
+    ]
+    if with_room:
+        room = _chunks.c.rows < chunks.CHUNK_ROWS
+        columns += [case((room, _chunks.c[name])).label(name) for name in ("numbers", "texts")]
+    for start in range(0, len(entities), _KEYS_AT_ONCE):
+        part = entities[start : start + _KEYS_AT_ONCE]
+        query = select(*columns).where(_chunks.c.view.in_(views), _chunks.c.entity.in_(part))
+        for view, entity, *rest in connection.execute(query.order_by(_chunks.c.chunk)):
+            found.setdefault((view, entity), []).append(Chunk(*rest))
+    return found
+
+
+def chunk_bytes(
+    connection: Connection, wanted: Sequence[tuple[str, str, int]]
+) -> dict[tuple[str, str, int], tuple[bytes, bytes]]:
+    """Return the records and texts of chunks by view version, entity and number."""
+    found: dict[tuple[str, str, int], tuple[bytes, bytes]] = {}
+    key = tuple_(_chunks.c.view, _chunks.c.entity, _chunks.c.chunk)
+    for start in range(0, len(wanted), _KEYS_AT_ONCE):
+        query = select(_chunks.c.view, _chunks.c.entity, _chunks.c.chunk, _chunks.c.numbers, _chunks.c.texts)
+        for row in connection.execute(query.where(key.in_(wanted[start : start + _KEYS_AT_ONCE]))):
+            found[row.view, row.entity, row.chunk] = (row.numbers, row.texts)
+    return found
+
+
+def layouts(connection: Connection, versions: Sequence[str]) -> dict[str, Layout]:
+    """Return what views keep, by version; views that the projection has not seen are left out."""
+    rows = connection.execute(select(_views).where(_views.c.version.in_(versions))).all()
+    return {
+        row.version: _view(FeatureViewRegistered.FromString(row.body), _dataset(connection, row.dataset)).layout
+        for row in rows
+    }
+
+
+def _dataset(connection: Connection, name: str) -> Dataset:
+    return Dataset.FromString(connection.execute(select(_datasets.c.body).where(_datasets.c.name == name)).scalar_one())
+
+
+def _views_of(connection: Connection, dataset: Dataset) -> list[_View]:
+    query = select(_views.c.body).where(_views.c.dataset == dataset.name).order_by(_views.c.version)
+    bodies = connection.execute(query).scalars()
+    return [_view(FeatureViewRegistered.FromString(body), dataset) for body in bodies]
+
+
+def _view(registered: FeatureViewRegistered, dataset: Dataset) -> _View:
+    view = registered.feature_view
+    return _View(registered.version, tuple(view.entity_keys), layout_of(view, dataset))

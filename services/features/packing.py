@@ -1,0 +1,96 @@
+"""Pack the rows that a view keeps of an entity, so that adding rows is adding bytes.
+
+A row is a record of 8-byte little-endian fields: event time, available time (int64 microseconds), then the columns that
+are numbers (doubles, NaN for null). Texts lie beside it, a JSON array per row and line. Rows are in log order.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
+from services.features.assembly import times, values_of
+from tabular.definitions import field_of
+from tabular.operators import Rows, operator
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns that a view keeps, and its longest window in microseconds."""
+
+    numbers: tuple[str, ...]
+    texts: tuple[str, ...]
+    longest_window: int
+
+    @property
+    def width(self) -> int:
+        """Return the bytes of a row's record."""
+        return 8 * (2 + len(self.numbers))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows of one entity with the span of their times."""
+
+    rows: int
+    numbers: bytes
+    texts: bytes
+    max_event: int
+    max_available: int
+
+
+def layout_of(view: FeatureView, dataset: Dataset) -> Layout:
+    """Return what a view keeps of its dataset's rows."""
+    operators = [operator(feature) for feature in view.features]
+    columns = sorted({op.column for op in operators if op.column})
+    texts = tuple(name for name in columns if _is_text(dataset, name))
+    numbers = tuple(name for name in columns if name not in texts)
+    return Layout(numbers, texts, max((op.window for op in operators), default=0))
+
+
+def pack(layout: Layout, dataset: Dataset, table: pa.Table) -> tuple[npt.NDArray[np.int64], list[bytes]]:
+    """Return the records of a table's rows as a matrix, and their lines of text (none for views without texts)."""
+    event, available = times(table, dataset)
+    matrix = np.empty((table.num_rows, 2 + len(layout.numbers)), dtype="<i8")
+    matrix[:, 0], matrix[:, 1] = event, available
+    for n, name in enumerate(layout.numbers):
+        matrix[:, 2 + n] = values_of(table[name]).astype("<f8").view("<i8")
+    if not layout.texts:
+        return matrix, []
+    columns = [table[name].to_pylist() for name in layout.texts]
+    lines = [_line(list(values)) for values in zip(*columns, strict=True)]
+    return matrix, lines
+
+
+def unpack(layout: Layout, states: Sequence[tuple[bytes, bytes]]) -> Rows:
+    """Return the rows of several entities, whose codes are their places in `states`."""
+    matrix = np.frombuffer(b"".join(numbers for numbers, _ in states), dtype="<i8").reshape(-1, 2 + len(layout.numbers))
+    counts = [len(numbers) // layout.width for numbers, _ in states]
+    values: dict[str, npt.NDArray[Any]] = {
+        name: np.ascontiguousarray(matrix[:, 2 + n]).view("<f8") for n, name in enumerate(layout.numbers)
+    }
+    if layout.texts:
+        lines = b"".join(texts for _, texts in states).splitlines()
+        rows = [json.loads(line) for line in lines]
+        for n, name in enumerate(layout.texts):
+            column = np.empty(len(rows), dtype=object)
+            column[:] = [row[n] for row in rows]
+            values[name] = column
+    entity = np.repeat(np.arange(len(states)), counts)
+    return Rows(entity, np.ascontiguousarray(matrix[:, 0]), np.ascontiguousarray(matrix[:, 1]), values)
+
+
+def _line(values: list[str | None]) -> bytes:
+    # ASCII only: splitlines of bytes then finds no other line ends than ours.
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+def _is_text(dataset: Dataset, name: str) -> bool:
+    field = field_of(dataset, name)
+    return field is not None and field.type == FieldType.FIELD_TYPE_STRING
