@@ -1,9 +1,8 @@
 """Replicas of serving: events when one joins, applies a generation or leaves; leases in between."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from types import MappingProxyType
 
 from google.protobuf.message import Message
 
@@ -11,7 +10,6 @@ from chassis.aggregate import Decider
 from lineal.api.registry.v1.events_pb2 import GenerationApplied, ReplicaJoined, ReplicaLeft
 
 LEASE = timedelta(seconds=10)
-_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -19,15 +17,14 @@ class ReplicaState:
     """A replica and the generations that it has applied."""
 
     joined: bool = False
-    generations: Mapping[str, int] = _NONE
+    generations: Mapping[str, int] = field(default_factory=dict)
 
 
 def renew(state: ReplicaState, *, replica_id: str, generations: Mapping[str, int]) -> Sequence[Message]:
     """Return what a renewal tells that was not known: a plain renewal is no event."""
     events: list[Message] = [] if state.joined else [ReplicaJoined(replica_id=replica_id)]
-    known = state.generations if state.joined else _NONE
     for endpoint, generation in sorted(generations.items()):
-        if known.get(endpoint) != generation:
+        if state.generations.get(endpoint) != generation:
             events.append(GenerationApplied(replica_id=replica_id, endpoint=endpoint, generation=generation))
     return events
 

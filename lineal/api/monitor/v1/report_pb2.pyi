@@ -413,28 +413,28 @@ class ArmCounts(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UNITS_FIELD_NUMBER: _builtins.int
-    FAILURES_FIELD_NUMBER: _builtins.int
     RELEASE_UNITS_FIELD_NUMBER: _builtins.int
-    FAILED_SCORES_FIELD_NUMBER: _builtins.int
+    SCORED_UNITS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     units: _builtins.int
     """Units that it answered in this step."""
-    failures: _builtins.int
-    """Of these, with a failure."""
     release_units: _builtins.int
     """Units that it answered since the release began."""
-    failed_scores: _builtins.int
-    """Scores that failed, mirrored ones included, since the release began."""
+    scored_units: _builtins.int
+    """Units that it scored since the release began, mirrored ones included."""
+    failures: _builtins.int
+    """Of these, failed or slower than the policy's objective."""
     def __init__(
         self,
         *,
         units: _builtins.int = ...,
-        failures: _builtins.int = ...,
         release_units: _builtins.int = ...,
-        failed_scores: _builtins.int = ...,
+        scored_units: _builtins.int = ...,
+        failures: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_scores", b"failed_scores", "failures", b"failures", "release_units", b"release_units", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "release_units", b"release_units", "scored_units", b"scored_units", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

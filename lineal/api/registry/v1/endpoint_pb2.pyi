@@ -118,6 +118,7 @@ class ReleasePolicy(_message.Message):
     ALPHA_FIELD_NUMBER: _builtins.int
     BRIER_TOLERANCE_FIELD_NUMBER: _builtins.int
     APPROVAL_REQUIRED_FIELD_NUMBER: _builtins.int
+    LATENCY_OBJECTIVE_FIELD_NUMBER: _builtins.int
     shadow_units: _builtins.int
     """Units that the shadow must score before the canary begins; default 200."""
     min_units: _builtins.int
@@ -134,6 +135,10 @@ class ReleasePolicy(_message.Message):
     def canary_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Share of traffic of each canary step, ascending, each above 0 and below 1; default 0.05, 0.25, 0.5."""
 
+    @_builtins.property
+    def latency_objective(self) -> _duration_pb2.Duration:
+        """Time that scoring may take; slower counts as a failure. Unset does not ask."""
+
     def __init__(
         self,
         *,
@@ -144,10 +149,11 @@ class ReleasePolicy(_message.Message):
         alpha: _builtins.float = ...,
         brier_tolerance: _builtins.float = ...,
         approval_required: _builtins.bool = ...,
+        latency_objective: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency_objective", b"latency_objective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "approval_required", b"approval_required", "brier_tolerance", b"brier_tolerance", "canary_shares", b"canary_shares", "max_units", b"max_units", "min_units", b"min_units", "shadow_units", b"shadow_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "approval_required", b"approval_required", "brier_tolerance", b"brier_tolerance", "canary_shares", b"canary_shares", "latency_objective", b"latency_objective", "max_units", b"max_units", "min_units", b"min_units", "shadow_units", b"shadow_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,7 @@ class GatePolicy(_message.Message):
     MAX_AUC_LOSS_FIELD_NUMBER: _builtins.int
     MAX_BRIER_INCREASE_FIELD_NUMBER: _builtins.int
     APPROVAL_REQUIRED_FIELD_NUMBER: _builtins.int
+    MAX_RMSE_INCREASE_FIELD_NUMBER: _builtins.int
     min_rows: _builtins.int
     """Fewest rows of an evaluation; default 500."""
     min_auc: _builtins.float
@@ -77,6 +78,8 @@ class GatePolicy(_message.Message):
     """The same for the Brier score; default 0.005."""
     approval_required: _builtins.bool
     """Whether a person must approve the bundle before a release."""
+    max_rmse_increase: _builtins.float
+    """For a regression: share of the champion's RMSE by which the candidate's may be worse; default 0.02."""
     def __init__(
         self,
         *,
@@ -85,10 +88,11 @@ class GatePolicy(_message.Message):
         max_auc_loss: _builtins.float = ...,
         max_brier_increase: _builtins.float = ...,
         approval_required: _builtins.bool = ...,
+        max_rmse_increase: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_required", b"approval_required", "max_auc_loss", b"max_auc_loss", "max_brier_increase", b"max_brier_increase", "min_auc", b"min_auc", "min_rows", b"min_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_required", b"approval_required", "max_auc_loss", b"max_auc_loss", "max_brier_increase", b"max_brier_increase", "max_rmse_increase", b"max_rmse_increase", "min_auc", b"min_auc", "min_rows", b"min_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

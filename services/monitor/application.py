@@ -1,0 +1,378 @@
+"""What monitor does: one method per use case."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from sqlalchemy import Connection, func, select
+
+from chassis.aggregate import Repository
+from chassis.artifacts import ArtifactStore
+from chassis.errors import FieldViolation, InvalidArgument, NotFound
+from chassis.events import EventLog
+from chassis.ids import request_id_from
+from chassis.projection import ProjectionRunner
+from lineal.api.monitor.v1 import monitor_service_pb2 as api
+from lineal.api.monitor.v1.events_pb2 import SegmentSealed
+from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
+from lineal.api.monitor.v1.report_pb2 import (
+    Alarm,
+    ArmPerformance,
+    Period,
+    PeriodReport,
+    ReleaseReport,
+    Verdict,
+)
+from services.monitor import detectors, period, projections, tables
+from services.monitor.drift import Detector
+from services.monitor.examination import alarms_in, report_on
+from services.monitor.facts import EndpointFacts, Facts
+from services.monitor.frames import Frames
+from services.monitor.performance import by_arm
+from services.monitor.release import Step, judge
+from services.monitor.segments import Segment
+from services.monitor.unsealed import TABLES, UnsealedRecords
+
+_logger = logging.getLogger(__name__)
+_SEGMENT_ROWS = 5_000
+_SEAL_SECONDS = 30.0
+
+
+class PredictionUnknown(NotFound):
+    """No prediction of that id was recorded."""
+
+
+class ReportUnknown(NotFound):
+    """There is no report of that digest."""
+
+
+class GenerationUnknown(InvalidArgument):
+    """An endpoint has not had a generation."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A prediction with everything that is known of it."""
+
+    record: PredictionRecord
+    numeric_columns: list[str]
+    categorical_columns: list[str]
+    outcome: float | None
+    outcome_batch: str
+    segment: str
+    mirrored: list[MirroredScore]
+
+
+class Monitor:
+    """The application of monitor."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        artifacts: ArtifactStore,
+        unsealed: UnsealedRecords,
+        sealed: ProjectionRunner,
+        outcomes: ProjectionRunner,
+        *,
+        detector: str,
+    ) -> None:
+        self._log = log
+        self._artifacts = artifacts
+        self._unsealed = unsealed
+        self._sealed = sealed
+        self._outcomes = outcomes
+        self._facts = Facts(log, artifacts)
+        self._frames = Frames(unsealed, sealed, outcomes)
+        self._endpoints = Repository(log, "monitor", period.decider)
+        self._detector_choice = detector
+        self._detector: Detector | None = None
+        # One sealer at a time, or a record could go into two segments.
+        self._sealing = asyncio.Lock()
+        self._reconciled = False
+
+    async def record(self, predictions: Sequence[PredictionRecord], mirrored: Sequence[MirroredScore]) -> int:
+        """Take records; durable when this returns. A prediction id counts once."""
+        ids = list({*(record.prediction_id for record in predictions), *(score.prediction_id for score in mirrored)})
+        sealed = await self._sealed.query(lambda connection: _endpoints_of(connection, projections.SEALED, ids))
+        waiting = await asyncio.to_thread(self._unsealed.read, lambda c: _endpoints_of(c, TABLES, ids))
+        endpoints = sealed | waiting | {record.prediction_id: record.endpoint for record in predictions}
+        fresh = [record for record in predictions if record.prediction_id not in sealed]
+        await asyncio.to_thread(self._unsealed.add, fresh, mirrored, endpoints)
+        return len(predictions)
+
+    async def prediction(self, prediction_id: str) -> Found:
+        """Return a prediction. Raises PredictionUnknown."""
+        waiting = await asyncio.to_thread(self._unsealed.read, lambda c: _record_of(c, TABLES, prediction_id))
+        found = waiting or await self._sealed.query(lambda c: _record_of(c, projections.SEALED, prediction_id))
+        if found is None:
+            raise PredictionUnknown(f"prediction {prediction_id!r} was never recorded here")
+        record, segment = found
+        bundle = self._facts.bundle(record.bundle_digest)
+        facts = await self._facts.endpoint(record.endpoint)
+        frame = pd.DataFrame({"prediction_id": [prediction_id], "label_key": [record.label_key or prediction_id]})
+        joined = (await self._frames.with_outcomes(frame, facts.label)).iloc[0]
+        mirrored = await self._sealed.query(lambda c: _mirrored_of(c, projections.SEALED, prediction_id))
+        mirrored += await asyncio.to_thread(self._unsealed.read, lambda c: _mirrored_of(c, TABLES, prediction_id))
+        return Found(
+            record=record,
+            numeric_columns=bundle.numeric,
+            categorical_columns=bundle.categorical,
+            outcome=None if pd.isna(joined["outcome"]) else float(joined["outcome"]),
+            outcome_batch=str(joined["outcome_batch"]),
+            segment=segment,
+            mirrored=list({score.bundle_digest: score for score in mirrored}.values()),
+        )
+
+    async def predictions(self, endpoint: str, start: int | None, end: int | None, min_position: int) -> pd.DataFrame:
+        """Return predictions with outcomes; a column `score_<digest>` for each bundle that scored in the background."""
+        facts = await self._facts.endpoint(endpoint)
+        frame = await self._frames.predictions(endpoint, start=start, end=end)
+        frame = await self._frames.with_outcomes(frame, facts.label, min_position)
+        bundles = sorted({arm.bundle_digest for arms in facts.arms.values() for arm in arms})
+        mirrored = await self._frames.mirrored(endpoint, bundles)
+        for digest in bundles:
+            scores = mirrored[mirrored["bundle_digest"] == digest].set_index("prediction_id")["score"]
+            if len(scores):
+                frame[f"score_{digest}"] = frame["prediction_id"].map(scores).astype(float)
+        return frame
+
+    async def performance(
+        self, endpoint: str, start: int | None, end: int | None, min_position: int
+    ) -> list[ArmPerformance]:
+        """Return how each arm did on event times in [start, end) microseconds."""
+        facts = await self._facts.endpoint(endpoint)
+        frame = await self._frames.predictions(endpoint, start=start, end=end)
+        return by_arm(await self._frames.with_outcomes(frame, facts.label, min_position))
+
+    async def examine(self, endpoint: str) -> tuple[list[Period], list[Alarm], int | None, int]:
+        """Close every period that is due; return periods, alarms, watermark in microseconds, and log position."""
+        facts = await self._facts.endpoint(endpoint)
+        policy = facts.endpoint.monitoring
+        await self._seal(endpoint)
+        loaded = await self._endpoints.load(endpoint)
+        closed_until = loaded.state.closed_until_micros
+        frame = await self._frames.predictions(endpoint, start=closed_until)
+        if not len(frame):
+            return [], [], closed_until or None, loaded.position
+        watermark = int(frame["event_time"].max()) - _micros(policy.allowed_lateness.ToTimedelta().total_seconds())
+        length = _micros(policy.period.ToTimedelta().total_seconds())
+        periods, alarms, position = [], [], loaded.position
+        for start, end in period.due(closed_until, frame["event_time"].tolist(), watermark, length):
+            closed, raised, position = await self._close(endpoint, facts, start, end)
+            periods.append(closed)
+            alarms += raised
+        return periods, alarms, watermark, position
+
+    def report(self, digest: str) -> PeriodReport:
+        """Return the evidence of a period. Raises ReportUnknown."""
+        try:
+            return PeriodReport.FromString(self._artifacts.read(digest))
+        except (NotFound, ValueError) as error:
+            raise ReportUnknown(f"there is no period report {digest[:12]!r}") from error
+
+    async def periods_page(self, endpoint: str, size: int, token: str) -> tuple[list[Period], str]:
+        """Return a page of closed periods, newest first, and the token of the next."""
+        return await self._sealed.query(lambda c: projections.periods_of(c, endpoint, size, token))
+
+    async def alarms_page(self, endpoint: str, size: int, token: str) -> tuple[list[Alarm], str]:
+        """Return a page of alarms, newest first, and the token of the next."""
+        return await self._sealed.query(lambda c: projections.alarms_of(c, endpoint, size, token))
+
+    async def judge(self, request: api.JudgeReleaseRequest) -> tuple[ReleaseReport, str]:
+        """Judge a candidate; return the evidence and its digest, empty while more data is waited for.
+
+        Raises GenerationUnknown.
+        """
+        facts = await self._facts.endpoint(request.endpoint)
+        arms = facts.arms.get(request.step_generation)
+        if arms is None:
+            raise GenerationUnknown(
+                f"endpoint {request.endpoint!r} has had no generation {request.step_generation}",
+                [FieldViolation("step_generation", "name the generation that ChangeArms returned")],
+            )
+        share = next((arm.share for arm in arms if arm.bundle_digest == request.candidate_digest), 0.0)
+        shares = list(request.policy.canary_shares)
+        step = Step(
+            request.stage,
+            request.from_generation,
+            request.step_generation,
+            share,
+            last=not shares or share >= shares[-1],
+        )
+        rows = await self._release_rows(request, facts)
+        report = judge(rows, step, request.policy, request.candidate_digest, request.champion_digest)
+        report.endpoint = request.endpoint
+        if report.verdict == Verdict.VERDICT_WAIT:
+            return report, ""
+        return report, await asyncio.to_thread(self._artifacts.put, report.SerializeToString(deterministic=True))
+
+    async def counters(self, endpoint: str) -> list[api.RecordCounters]:
+        """Return how many predictions are recorded, sealed and joined, by endpoint."""
+        waiting = await asyncio.to_thread(self._unsealed.counts)
+        sealed = await self._sealed.query(_sealed_counts)
+        names = [endpoint] if endpoint else sorted(set(waiting) | set(sealed))
+        found = []
+        for name in names:
+            facts = await self._facts.endpoint(name)
+            frame = await self._frames.with_outcomes(await self._frames.predictions(name), facts.label)
+            found.append(
+                api.RecordCounters(
+                    endpoint=name,
+                    recorded=len(frame),
+                    sealed=int((frame["segment"] != "").sum()),
+                    with_outcome=int(frame["outcome"].notna().sum()),
+                )
+            )
+        return found
+
+    async def run(self) -> None:
+        """Seal what waits, for ever: at once when a segment is full, else after a while."""
+        while True:
+            await asyncio.sleep(_SEAL_SECONDS)
+            for endpoint in await asyncio.to_thread(self._unsealed.counts):
+                await self._seal(endpoint)
+
+    async def _close(
+        self, endpoint: str, facts: EndpointFacts, start: int, end: int
+    ) -> tuple[Period, list[Alarm], int]:
+        frame = await self._frames.predictions(endpoint, start=start, end=end, records=True)
+        frame = await self._frames.with_outcomes(frame, facts.label)
+        champions = frame.loc[frame["arm"] == "champion", "bundle_digest"]
+        digest = str((champions if len(champions) else frame["bundle_digest"]).mode().iloc[0])
+        bundle = self._facts.bundle(digest)
+        policy = facts.endpoint.monitoring
+        detector = await self._load_detector()
+        report = await asyncio.to_thread(report_on, frame, digest, bundle, self._artifacts, detector, policy)
+        report.endpoint = endpoint
+        report.start_time.FromMicroseconds(start)
+        report.end_time.FromMicroseconds(end)
+        report_digest = await asyncio.to_thread(self._artifacts.put, report.SerializeToString(deterministic=True))
+        closed = Period(
+            endpoint=endpoint,
+            start_time=report.start_time,
+            end_time=report.end_time,
+            predictions=report.predictions,
+            drifted_columns=[finding.column for finding in report.findings if finding.drifted],
+            report_digest=report_digest,
+            examined=bool(report.findings),
+        )
+        raised = [
+            Alarm(
+                alarm_id=request_id_from("alarm", endpoint, report_digest, str(kind)),
+                endpoint=endpoint,
+                kind=kind,
+                finding=finding,
+                report_digest=report_digest,
+                period_end_time=report.end_time,
+            )
+            for kind, finding in alarms_in(report, bundle, policy)
+        ]
+        outcome = await self._endpoints.execute(
+            endpoint,
+            request_id=request_id_from("period", endpoint, str(start)),
+            decide=lambda state: period.close(state, closed, raised),
+        )
+        await self._sealed.wait_for(outcome.position)
+        return closed, raised, outcome.position
+
+    async def _seal(self, endpoint: str) -> None:
+        """Seal everything of an endpoint that waits."""
+        async with self._sealing:
+            await self._reconcile()
+            while True:
+                segment, ids = await asyncio.to_thread(self._unsealed.segment, endpoint, _SEGMENT_ROWS)
+                if not ids:
+                    return
+                await self._seal_segment(endpoint, segment)
+
+    async def _seal_segment(self, endpoint: str, segment: Segment) -> None:
+        predictions, _ = segment.decoded()
+        times = [record.event_time_micros for record in predictions]
+        digest = await asyncio.to_thread(lambda: self._artifacts.put(segment.to_parquet()))
+        sealed = SegmentSealed(
+            endpoint=endpoint,
+            segment_digest=digest,
+            merkle_root=segment.merkle_root,
+            predictions=len(predictions),
+            bundle_digests=sorted({record.bundle_digest for record in predictions}),
+        )
+        sealed.min_event_time.FromMicroseconds(min(times))
+        sealed.max_event_time.FromMicroseconds(max(times))
+        outcome = await self._endpoints.execute(
+            endpoint,
+            request_id=request_id_from("segment", endpoint, digest),
+            decide=lambda state: period.seal(state, sealed),
+        )
+        await self._sealed.wait_for(outcome.position)
+        await asyncio.to_thread(self._unsealed.remove, segment)
+
+    async def _reconcile(self) -> None:
+        """Forget waiting records that a crash left here although their segment was sealed."""
+        if self._reconciled:
+            return
+        await self._sealed.wait_for(await self._log.head())
+        ids = await asyncio.to_thread(self._unsealed.ids)
+        known = await self._sealed.query(lambda c: tables.existing(c, projections.SEALED.predictions, ids))
+        await asyncio.to_thread(self._unsealed.forget, [key[0] for key in known])
+        self._reconciled = True
+
+    async def _load_detector(self) -> Detector:
+        if self._detector is None:
+            self._detector = await asyncio.to_thread(detectors.detector, self._detector_choice)
+            _logger.info("drift is sought with %s", self._detector.name)
+        return self._detector
+
+    async def _release_rows(self, request: api.JudgeReleaseRequest, facts: EndpointFacts) -> pd.DataFrame:
+        frame = await self._frames.predictions(request.endpoint, from_generation=request.from_generation)
+        frame = await self._frames.with_outcomes(frame, facts.label)
+        both = (request.candidate_digest, request.champion_digest)
+        mirrored = await self._frames.mirrored(request.endpoint, both)
+        slow = _micros(request.policy.latency_objective.ToTimedelta().total_seconds())
+        for name, digest in zip(("candidate", "champion"), both, strict=True):
+            others = mirrored[mirrored["bundle_digest"] == digest].set_index("prediction_id")
+            own = frame["bundle_digest"] == digest
+            ids = frame["prediction_id"]
+            score = frame["score"].where(own, ids.map(others["score"]).astype(float))
+            latency = frame["latency"].where(own, ids.map(others["latency"]).astype(float))
+            frame[f"{name}_score"] = score
+            frame[f"{name}_scored"] = own | ids.isin(others.index)
+            late = latency > slow if slow else pd.Series(False, index=frame.index)
+            frame[f"{name}_failed"] = frame[f"{name}_scored"] & (score.isna() | late)
+        return frame
+
+
+def _endpoints_of(connection: Connection, where: tables.PredictionTables, ids: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    table = where.predictions
+    for start in range(0, len(ids), tables.CHUNK):
+        query = select(table.c.prediction_id, table.c.endpoint).where(
+            table.c.prediction_id.in_(ids[start : start + tables.CHUNK])
+        )
+        found.update({row.prediction_id: row.endpoint for row in connection.execute(query)})
+    return found
+
+
+def _record_of(
+    connection: Connection, where: tables.PredictionTables, prediction_id: str
+) -> tuple[PredictionRecord, str] | None:
+    table = where.predictions
+    query = select(table.c.record, table.c.segment).where(table.c.prediction_id == prediction_id)
+    row = connection.execute(query).first()
+    return None if row is None else (PredictionRecord.FromString(row.record), row.segment)
+
+
+def _mirrored_of(connection: Connection, where: tables.PredictionTables, prediction_id: str) -> list[MirroredScore]:
+    query = select(where.mirrored.c.record).where(where.mirrored.c.prediction_id == prediction_id)
+    return [MirroredScore.FromString(record) for record in connection.execute(query).scalars()]
+
+
+def _sealed_counts(connection: Connection) -> dict[str, int]:
+    table = projections.SEALED.predictions
+    query = select(table.c.endpoint, func.count()).group_by(table.c.endpoint)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _micros(seconds: float) -> int:
+    return int(seconds * 1_000_000)

@@ -1,0 +1,34 @@
+"""Composition root of monitor."""
+
+from chassis.databases import open_database
+from chassis.server import Harness
+from lineal.api.monitor.v1 import monitor_service_pb2
+from lineal.api.monitor.v1.monitor_service_pb2_grpc import add_MonitorServiceServicer_to_server
+from services.monitor.application import Monitor
+from services.monitor.projections import OutcomeTables, SealedTables
+from services.monitor.servicer import MonitorServicer
+from services.monitor.settings import Settings
+from services.monitor.unsealed import UnsealedRecords
+
+
+async def build(harness: Harness) -> None:
+    """Put monitor together."""
+    settings = harness.settings
+    assert isinstance(settings, Settings)
+    # Waiting records are nowhere else yet.
+    database = open_database(settings.database, synchronous="FULL")
+    harness.stack.callback(database.close)
+    monitor = Monitor(
+        harness.log,
+        harness.artifacts,
+        UnsealedRecords(database),
+        harness.add_projection(SealedTables(harness.artifacts)),
+        harness.add_projection(OutcomeTables(harness.artifacts)),
+        detector=settings.detector,
+    )
+    harness.add_task("sealing", monitor.run)
+    harness.add_servicer(
+        add_MonitorServiceServicer_to_server,
+        MonitorServicer(monitor),
+        monitor_service_pb2.DESCRIPTOR.services_by_name["MonitorService"].full_name,
+    )

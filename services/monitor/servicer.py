@@ -1,0 +1,93 @@
+"""Monitor's RPCs: request in, application call, response out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pyarrow as pa
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from lineal.api.monitor.v1 import monitor_service_pb2 as api
+from lineal.api.monitor.v1.monitor_service_pb2_grpc import MonitorServiceServicer
+from services.monitor.application import Monitor
+
+Context = Any
+_PIECE_BYTES = 1 << 20
+
+
+class MonitorServicer(MonitorServiceServicer):
+    """`lineal.api.monitor.v1.MonitorService`."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    async def RecordPredictions(
+        self, request: api.RecordPredictionsRequest, context: Context
+    ) -> api.RecordPredictionsResponse:
+        recorded = await self._monitor.record(request.predictions, request.mirrored_scores)
+        return api.RecordPredictionsResponse(recorded=recorded)
+
+    async def GetPrediction(self, request: api.GetPredictionRequest, context: Context) -> api.GetPredictionResponse:
+        found = await self._monitor.prediction(request.prediction_id)
+        return api.GetPredictionResponse(
+            prediction=found.record,
+            numeric_columns=found.numeric_columns,
+            categorical_columns=found.categorical_columns,
+            outcome=found.outcome,
+            outcome_batch=found.outcome_batch,
+            segment_digest=found.segment,
+            mirrored_scores=found.mirrored,
+        )
+
+    async def ReadPredictions(
+        self, request: api.ReadPredictionsRequest, context: Context
+    ) -> AsyncIterator[api.ReadPredictionsResponse]:
+        frame = await self._monitor.predictions(request.endpoint, *_range(request), min_position=request.min_position)
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        index = table.column_names.index("event_time")
+        instants = table["event_time"].cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+        table = table.set_column(index, "event_time", instants)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        data = memoryview(sink.getvalue())
+        for start in range(0, len(data), _PIECE_BYTES):
+            yield api.ReadPredictionsResponse(arrow=bytes(data[start : start + _PIECE_BYTES]))
+
+    async def ExaminePeriods(self, request: api.ExaminePeriodsRequest, context: Context) -> api.ExaminePeriodsResponse:
+        periods, alarms, watermark, position = await self._monitor.examine(request.endpoint)
+        response = api.ExaminePeriodsResponse(periods=periods, alarms=alarms, position=position)
+        if watermark is not None:
+            response.watermark_time.FromMicroseconds(watermark)
+        return response
+
+    async def ListPeriods(self, request: api.ListPeriodsRequest, context: Context) -> api.ListPeriodsResponse:
+        periods, token = await self._monitor.periods_page(request.endpoint, request.page_size, request.page_token)
+        return api.ListPeriodsResponse(periods=periods, next_page_token=token)
+
+    async def GetPeriodReport(
+        self, request: api.GetPeriodReportRequest, context: Context
+    ) -> api.GetPeriodReportResponse:
+        return api.GetPeriodReportResponse(report=self._monitor.report(request.report_digest))
+
+    async def ListAlarms(self, request: api.ListAlarmsRequest, context: Context) -> api.ListAlarmsResponse:
+        alarms, token = await self._monitor.alarms_page(request.endpoint, request.page_size, request.page_token)
+        return api.ListAlarmsResponse(alarms=alarms, next_page_token=token)
+
+    async def GetPerformance(self, request: api.GetPerformanceRequest, context: Context) -> api.GetPerformanceResponse:
+        arms = await self._monitor.performance(request.endpoint, *_range(request), min_position=request.min_position)
+        return api.GetPerformanceResponse(arms=arms)
+
+    async def JudgeRelease(self, request: api.JudgeReleaseRequest, context: Context) -> api.JudgeReleaseResponse:
+        report, digest = await self._monitor.judge(request)
+        return api.JudgeReleaseResponse(
+            verdict=report.verdict, finding=report.finding, report=report, report_digest=digest
+        )
+
+    async def GetCounters(self, request: api.GetCountersRequest, context: Context) -> api.GetCountersResponse:
+        return api.GetCountersResponse(endpoints=await self._monitor.counters(request.endpoint))
+
+
+def _range(request: api.ReadPredictionsRequest | api.GetPerformanceRequest) -> tuple[int | None, int | None]:
+    start: Timestamp | None = request.start_time if request.HasField("start_time") else None
+    end: Timestamp | None = request.end_time if request.HasField("end_time") else None
+    return start.ToMicroseconds() if start else None, end.ToMicroseconds() if end else None

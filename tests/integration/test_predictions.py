@@ -1,0 +1,294 @@
+"""From an imported model to recorded, joined and examined predictions, over real services."""
+
+import asyncio
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import catboost
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lineal.api.inference.v2 import inference_service_pb2 as oip
+from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
+from lineal.api.lineage.v1.projection_service_pb2 import VerifyProjectionsRequest
+from lineal.api.lineage.v1.projection_service_pb2_grpc import ProjectionServiceStub
+from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
+from lineal.api.registry.v1 import registry_service_pb2 as registry_api
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
+from lineal.api.registry.v1.model_pb2 import Model
+from lineal.api.serving.v1 import serving_service_pb2 as serving_api
+from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
+from tabular.columns import from_numpy
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def fitted(seed: int) -> catboost.CatBoostClassifier:
+    generator = np.random.default_rng(seed)
+    amount = generator.normal(size=500)
+    shop = generator.choice(["a", "b"], 500)
+    label = (generator.random(500) < 1 / (1 + np.exp(-amount - (shop == "b")))).astype(int)
+    rows = [[a, s] for a, s in zip(amount, shop, strict=True)]
+    pool = catboost.Pool(rows, label, cat_features=[1], feature_names=["amount", "shop"])
+    model = catboost.CatBoostClassifier(
+        iterations=20, random_seed=seed, thread_count=1, verbose=False, allow_writing_files=False
+    )
+    return model.fit(pool)
+
+
+def model_bytes(model: catboost.CatBoostClassifier) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.cbm"
+        model.save_model(str(path))
+        return path.read_bytes()
+
+
+def rid() -> str:
+    return str(uuid4())
+
+
+class World:
+    """A suite with an endpoint `shop` that serves an imported model."""
+
+    def __init__(self, suite: Any) -> None:
+        self.suite = suite
+        self.trainer, self.registry, self.serving, self.monitor = (
+            suite.stub(name) for name in ("trainer", "registry", "serving", "monitor")
+        )
+
+    async def bundle(self, seed: int) -> str:
+        file = model_bytes(fitted(seed))
+
+        async def messages() -> Any:
+            yield trainer_api.ImportModelRequest(header=trainer_api.ImportModelHeader(request_id=rid(), model="shop"))
+            yield trainer_api.ImportModelRequest(chunk=file)
+
+        digest: str = (await self.trainer.ImportModel(messages())).bundle_digest
+        for request in (
+            registry_api.RegisterBundleRequest(request_id=rid(), model="shop", bundle_digest=digest),
+            registry_api.EvaluateGatesRequest(request_id=rid(), bundle_digest=digest),
+            registry_api.ApproveBundleRequest(request_id=rid(), bundle_digest=digest, reason="test"),
+        ):
+            await getattr(self.registry, type(request).__name__.removesuffix("Request"))(request)
+        return digest
+
+    async def arms(self, *arms: Arm) -> int:
+        current = await self.registry.GetEndpoint(registry_api.GetEndpointRequest(name="shop"))
+        changed = await self.registry.ChangeArms(
+            registry_api.ChangeArmsRequest(
+                request_id=rid(), endpoint="shop", generation=current.generation, arms=arms, reason="test"
+            )
+        )
+        await self.registry.WaitForGeneration(
+            registry_api.WaitForGenerationRequest(endpoint="shop", generation=changed.generation), timeout=20
+        )
+        generation: int = changed.generation
+        return generation
+
+    async def predict(self, rows: int = 1, key: str = "", request_id: str = "", seed: int = 7) -> Any:
+        generator = np.random.default_rng(seed)
+        columns = [
+            from_numpy("amount", generator.normal(size=rows)),
+            from_numpy("shop", generator.choice(["a", "b", "new"], rows).astype(object)),
+        ]
+        return await self.serving.Predict(
+            serving_api.PredictRequest(
+                endpoint="shop", request_id=request_id or rid(), routing_key=key, columns=columns
+            )
+        )
+
+    async def recorded(self, count: int) -> Any:
+        """Wait until monitor has so many predictions."""
+        async with asyncio.timeout(20):
+            while True:
+                counters = (await self.monitor.GetCounters(monitor_api.GetCountersRequest(endpoint="shop"))).endpoints
+                if counters and counters[0].recorded >= count:
+                    return counters[0]
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def world(suite: Any) -> World:
+    await suite.start("lineage", "trainer", "registry", "features", "monitor", "serving")
+    world = World(suite)
+    await world.registry.RegisterModel(registry_api.RegisterModelRequest(request_id=rid(), model=Model(name="shop")))
+    endpoint = Endpoint(name="shop", model="shop", strict=True)
+    endpoint.monitoring.min_rows = 100
+    await world.registry.RegisterEndpoint(registry_api.RegisterEndpointRequest(request_id=rid(), endpoint=endpoint))
+    return world
+
+
+def champion(digest: str) -> Arm:
+    return Arm(bundle_digest=digest, role=ArmRole.ARM_ROLE_CHAMPION)
+
+
+async def test_a_prediction_is_answered_recorded_and_found_again(world: World) -> None:
+    digest = await world.bundle(1)
+    await world.arms(champion(digest))
+    answer = await world.predict(rows=3)
+    assert (answer.bundle_digest, answer.arm, len(answer.scores)) == (digest, "champion", 3)
+    await world.recorded(3)
+    found = await world.monitor.GetPrediction(monitor_api.GetPredictionRequest(prediction_id=answer.prediction_ids[1]))
+    assert found.prediction.score == answer.scores[1]
+    assert found.prediction.trace_id == answer.trace_id
+    assert (list(found.numeric_columns), list(found.categorical_columns)) == (["amount"], ["shop"])
+
+
+async def test_scores_are_catboosts_own_over_both_protocols(world: World) -> None:
+    digest = await world.bundle(1)
+    await world.arms(champion(digest))
+    answer = await world.predict(rows=200)
+    generator = np.random.default_rng(7)
+    amount, shop = generator.normal(size=200), generator.choice(["a", "b", "new"], 200)
+    expected = fitted(1).predict_proba([[a, s] for a, s in zip(amount, shop, strict=True)])[:, 1]
+    np.testing.assert_allclose(answer.scores, expected, atol=1e-12)
+    channel = grpc.aio.insecure_channel(world.suite.address("serving"))
+    tensor = oip.ModelInferRequest.InferInputTensor
+    typed = oip.ModelInferRequest(
+        model_name="shop",
+        inputs=[
+            tensor(name="amount", datatype="FP64", shape=[200], contents=oip.InferTensorContents(fp64_contents=amount)),
+            tensor(
+                name="shop",
+                datatype="BYTES",
+                shape=[200, 1],
+                contents=oip.InferTensorContents(bytes_contents=[text.encode() for text in shop]),
+            ),
+        ],
+    )
+    stub = GRPCInferenceServiceStub(channel)
+    response = await stub.ModelInfer(typed)
+    by_name = {output.name: output for output in response.outputs}
+    probabilities = np.array(by_name["predict_proba"].contents.fp64_contents).reshape(200, 2)
+    np.testing.assert_allclose(probabilities[:, 1], expected, atol=1e-12)
+    metadata = await stub.ModelMetadata(oip.ModelMetadataRequest(name="shop"))
+    assert [(tensor.name, tensor.datatype) for tensor in metadata.inputs] == [("amount", "FP64"), ("shop", "BYTES")]
+    await channel.close()
+
+
+async def test_the_same_request_again_has_the_same_answer_and_one_record(world: World) -> None:
+    await world.arms(champion(await world.bundle(1)))
+    request_id = rid()
+    first = await world.predict(request_id=request_id)
+    again = await world.predict(request_id=request_id, seed=8)
+    assert list(again.scores) == list(first.scores)
+    await world.predict()
+    assert (await world.recorded(2)).recorded == 2
+
+
+async def test_arms_change_under_load_without_a_failed_request(world: World) -> None:
+    first, second = await world.bundle(1), await world.bundle(2)
+    await world.arms(champion(first))
+    stop = asyncio.Event()
+    answers: list[Any] = []
+
+    async def client(number: int) -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            answers.append(await world.predict(key=f"{number}-{count}"))
+
+    clients = [asyncio.create_task(client(number)) for number in range(4)]
+    share = Arm(bundle_digest=second, role=ArmRole.ARM_ROLE_CHALLENGER, share=0.5)
+    shadow = Arm(bundle_digest=second, role=ArmRole.ARM_ROLE_SHADOW)
+    for _ in range(5):
+        await world.arms(champion(first), shadow)
+        await world.arms(champion(first), share)
+        await world.arms(champion(second))
+        await world.arms(champion(first))
+    stop.set()
+    await asyncio.gather(*clients)
+    assert {answer.bundle_digest for answer in answers} == {first, second}
+    counters = (await world.serving.GetCounters(serving_api.GetCountersRequest())).endpoints[0]
+    assert (counters.served, counters.dropped, counters.failed_requests) == (len(answers), 0, 0)
+    assert (await world.recorded(len(answers))).recorded == len(answers)
+
+
+async def test_every_arm_scores_what_another_answered(world: World) -> None:
+    first, second = await world.bundle(1), await world.bundle(2)
+    await world.arms(champion(first), Arm(bundle_digest=second, role=ArmRole.ARM_ROLE_SHADOW))
+    for number in range(30):
+        await world.predict(key=str(number))
+    await world.recorded(30)
+    async with asyncio.timeout(10):
+        while True:
+            data = b"".join(
+                [
+                    piece.arrow
+                    async for piece in world.monitor.ReadPredictions(
+                        monitor_api.ReadPredictionsRequest(endpoint="shop")
+                    )
+                ]
+            )
+            frame = pa.ipc.open_stream(io.BytesIO(data)).read_pandas()
+            if f"score_{second}" in frame and frame[f"score_{second}"].notna().all():
+                break
+    assert len(frame) == 30
+
+
+async def test_closed_periods_are_sealed_and_tables_rebuild_alike(world: World) -> None:
+    await world.arms(champion(await world.bundle(1)))
+    day = 86_400_000_000
+    for number in range(4):
+        columns = [
+            from_numpy("amount", np.random.default_rng(number).normal(size=150)),
+            from_numpy("shop", np.array(["a"] * 150, dtype=object)),
+        ]
+        await world.serving.Predict(
+            serving_api.PredictRequest(
+                endpoint="shop", columns=columns, event_time_micros=[1_400_000_000_000_000 + number * 5 * day]
+            )
+        )
+    await world.recorded(600)
+    examined = await world.monitor.ExaminePeriods(
+        monitor_api.ExaminePeriodsRequest(request_id=rid(), endpoint="shop"), timeout=60
+    )
+    assert [period.predictions for period in examined.periods] == [150, 150]
+    assert (await world.recorded(600)).sealed == 600
+    again = await world.monitor.ExaminePeriods(
+        monitor_api.ExaminePeriodsRequest(request_id=rid(), endpoint="shop"), timeout=60
+    )
+    assert again.periods == []
+    for name in ("monitor", "registry", "trainer"):
+        channel = grpc.aio.insecure_channel(world.suite.address(name))
+        verified = await ProjectionServiceStub(channel).VerifyProjections(VerifyProjectionsRequest())
+        for verification in verified.verifications:
+            assert verification.live_digest == verification.rebuilt_digest, verification.projection.name
+        await channel.close()
+
+
+@pytest.mark.parametrize(
+    ("columns", "field"),
+    [
+        ([from_numpy("amount", np.array([1.0]))], "columns[shop]"),
+        (
+            [from_numpy("amount", np.array(["x"], dtype=object)), from_numpy("shop", np.array(["a"], dtype=object))],
+            "columns[amount]",
+        ),
+        (
+            [from_numpy("amount", np.array([1.0, 2.0])), from_numpy("shop", np.array(["a"], dtype=object))],
+            "columns[shop]",
+        ),
+        ([], "columns"),
+    ],
+)
+async def test_a_bad_request_names_the_field(world: World, columns: list[Any], field: str) -> None:
+    await world.arms(champion(await world.bundle(1)))
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await world.serving.Predict(serving_api.PredictRequest(endpoint="shop", columns=columns))
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    metadata = dict(error.value.trailing_metadata())
+    assert field.encode() in metadata["grpc-status-details-bin"]
+
+
+async def test_an_unknown_endpoint_is_not_found(world: World) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await world.serving.Predict(
+            serving_api.PredictRequest(endpoint="nothing", columns=[from_numpy("a", np.ones(1))])
+        )
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
