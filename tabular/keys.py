@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Ints = npt.NDArray[np.int64]
 
@@ -35,9 +36,9 @@ def codes(*tables: Sequence[pa.Array | pa.ChunkedArray]) -> list[Ints]:
     ends = np.cumsum([len(columns[0]) for columns in tables])
     together: Ints | None = None
     for parts in zip(*tables, strict=True):
-        values = pa.chunked_array([chunk for part in parts for chunk in _chunks(part)])
-        code, _ = pd.factorize(values.to_pandas(), use_na_sentinel=True)
-        code = code.astype(np.int64)
+        values = pa.chunked_array([chunk for part in parts for chunk in _chunks(part)], type=parts[0].type)
+        indices = values.combine_chunks().dictionary_encode().indices
+        code = np.asarray(pc.fill_null(indices, -1).cast(pa.int64()).to_numpy())
         if together is None:
             together = code
             continue

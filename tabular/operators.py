@@ -40,6 +40,14 @@ _NULL = int(FieldStatus.FIELD_STATUS_NULL)
 _NOT_FOUND = int(FieldStatus.FIELD_STATUS_NOT_FOUND)
 _TOO_OLD = int(FieldStatus.FIELD_STATUS_TOO_OLD)
 
+_COUNT = int(views.AggregateFunction.AGGREGATE_FUNCTION_COUNT)
+_SUM = int(views.AggregateFunction.AGGREGATE_FUNCTION_SUM)
+_MEAN = int(views.AggregateFunction.AGGREGATE_FUNCTION_MEAN)
+_STD = int(views.AggregateFunction.AGGREGATE_FUNCTION_STD)
+_MIN = int(views.AggregateFunction.AGGREGATE_FUNCTION_MIN)
+_MAX = int(views.AggregateFunction.AGGREGATE_FUNCTION_MAX)
+_SHARE_ABOVE = int(views.AggregateFunction.AGGREGATE_FUNCTION_SHARE_ABOVE)
+
 # A sum of squared distances below these shares of the window's and of the whole history's is rounding noise: 0.
 _NOISE = 1e-24
 _PREFIX_NOISE = 2.0**-98
@@ -236,10 +244,14 @@ class Moment:
         self._until = np.where(self._known, until, self._start)
         self.found = self._until > self._start
         self._left: dict[int, Ints] = {}
+        self._counts: dict[tuple[str, int, float | None], Ints] = {}
+        self._sums: dict[tuple[str, int, int], exact.Pair] = {}
+        self._offset = bool(self._start.any())
 
     def compute(self, operators: Sequence[Operator]) -> list[Feature]:
         """Compute features, in order."""
-        return [self._latest(op) if op.function is None else self._aggregate(op) for op in operators]
+        with np.errstate(all="ignore"):  # divisions by zero and overflows become null below
+            return [self._latest(op) if op.function is None else self._aggregate(op) for op in operators]
 
     def newest(self) -> Ints:
         """Return the number of the latest known row of each query; only meaningful where `found`."""
@@ -269,26 +281,24 @@ class Moment:
         return Feature(values, status)
 
     def _aggregate(self, op: Operator) -> Feature:
-        with np.errstate(all="ignore"):  # divisions by zero and overflows are cut to null below
-            values = self._value(op)
+        values = self._value(op)
         values[~np.isfinite(values)] = np.nan
         status = np.where(self.found, np.where(np.isnan(values), _NULL, _PRESENT), _NOT_FOUND).astype(np.uint8)
         return Feature(values, status)
 
     def _value(self, op: Operator) -> npt.NDArray[np.float64]:
-        function = views.AggregateFunction
-        if op.function in (function.AGGREGATE_FUNCTION_MIN, function.AGGREGATE_FUNCTION_MAX):
-            return self._extreme(op, least=op.function == function.AGGREGATE_FUNCTION_MIN)
+        if op.function in (_MIN, _MAX):
+            return self._extreme(op, least=op.function == _MIN)
         count = self._count(op).astype(np.float64)
-        if op.function == function.AGGREGATE_FUNCTION_COUNT:
+        if op.function == _COUNT:
             return count
-        if op.function == function.AGGREGATE_FUNCTION_SHARE_ABOVE:
+        if op.function == _SHARE_ABOVE:
             return self._count(op, above=op.threshold) / count
-        if op.function == function.AGGREGATE_FUNCTION_SUM:
+        if op.function == _SUM:
             return np.where(count > 0, self._sum(op).high, np.nan)
-        if op.function == function.AGGREGATE_FUNCTION_MEAN:
+        if op.function == _MEAN:
             return exact.divide(self._sum(op), count).high
-        if op.function == function.AGGREGATE_FUNCTION_STD:
+        if op.function == _STD:
             squares = self._sum(op, power=2)
             spread = exact.subtract(squares, exact.divide(exact.square(self._sum(op, power=1)), count)).high
             noise = _NOISE * squares.high + _PREFIX_NOISE * self._timeline.sums(op.column, op.window, 2)[0].high[-1]
@@ -302,17 +312,25 @@ class Moment:
         return self._left[window]
 
     def _count(self, op: Operator, above: float | None = None) -> Ints:
-        known, left = self._timeline.counts(op.column, op.window, above)
-        count: Ints = known[self._until] - known[self._start] - left[self._left_window(op.window)] + left[self._start]
-        return count
+        key = op.column, op.window, above
+        if key not in self._counts:
+            known, left = self._timeline.counts(op.column, op.window, above)
+            count: Ints = known[self._until] - left[self._left_window(op.window)]
+            if self._offset:
+                count = count - (known[self._start] - left[self._start])
+            self._counts[key] = count
+        return self._counts[key]
 
     def _sum(self, op: Operator, power: int = 0) -> exact.Pair:
-        known, left = self._timeline.sums(op.column, op.window, power)
-        total = exact.subtract(exact.pick(known, self._until), exact.pick(left, self._left_window(op.window)))
-        if self._start.any():
-            before = exact.subtract(exact.pick(known, self._start), exact.pick(left, self._start))
-            total = exact.subtract(total, before)
-        return total
+        key = op.column, op.window, power
+        if key not in self._sums:
+            known, left = self._timeline.sums(op.column, op.window, power)
+            total = exact.subtract(exact.pick(known, self._until), exact.pick(left, self._left_window(op.window)))
+            if self._offset:
+                before = exact.subtract(exact.pick(known, self._start), exact.pick(left, self._start))
+                total = exact.subtract(total, before)
+            self._sums[key] = total
+        return self._sums[key]
 
     def _extreme(self, op: Operator, least: bool) -> npt.NDArray[np.float64]:
         numbers = self._timeline.numbers(op.column, op.window)

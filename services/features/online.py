@@ -16,6 +16,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -24,9 +25,9 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    func,
     insert,
     select,
-    tuple_,
     update,
 )
 
@@ -73,6 +74,8 @@ _chunks = Table(
     Column("max_available", BigInteger, nullable=False),
     Column("numbers", LargeBinary, nullable=False),
     Column("texts", LargeBinary, nullable=False),
+    # Covers what says whether a cached state is still good.
+    Index("online_chunk_rows", "view", "entity", "chunk", "rows"),
 )
 
 
@@ -146,12 +149,12 @@ def _add_rows(connection: Connection, view: _View, dataset: Dataset, table: pa.T
         if entity is not None:
             places.setdefault(entity, []).append(row)
     records, lines = pack(view.layout, dataset, table)
-    there = stored_chunks(connection, [view.version], list(places), with_room=True)
+    there = stored_chunks(connection, view.version, list(places))
     changed: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
     forgotten: list[dict[str, Any]] = []
     for entity, rows in places.items():
-        old = there.get((view.version, entity), [])
+        old = there.get(entity, [])
         written = chunks.grown(
             old[-1] if old else None, records[np.array(rows)], [lines[row] for row in rows] if lines else []
         )
@@ -189,36 +192,56 @@ def _add_rows(connection: Connection, view: _View, dataset: Dataset, table: pa.T
         connection.execute(delete(_chunks).where(*same), forgotten)
 
 
-def stored_chunks(
-    connection: Connection, views: Sequence[str], entities: Sequence[str], *, with_room: bool = False
-) -> dict[tuple[str, str], list[Chunk]]:
-    """Return the chunks of entities by view version and entity, in order; bytes only of those with room, if wanted."""
-    found: dict[tuple[str, str], list[Chunk]] = {}
+def stored_chunks(connection: Connection, view: str, entities: Sequence[str]) -> dict[str, list[Chunk]]:
+    """Return the chunks of a view's entities, in order; with their bytes where there is room for more rows."""
+    found: dict[str, list[Chunk]] = {}
+    room = _chunks.c.rows < chunks.CHUNK_ROWS
     columns: list[ColumnElement[Any]] = [
-        _chunks.c[name] for name in ("view", "entity", "chunk", "rows", "max_event", "max_available")
+        *(_chunks.c[name] for name in ("entity", "chunk", "rows", "max_event", "max_available")),
+        *(case((room, _chunks.c[name])).label(name) for name in ("numbers", "texts")),
     ]
-    if with_room:
-        room = _chunks.c.rows < chunks.CHUNK_ROWS
-        columns += [case((room, _chunks.c[name])).label(name) for name in ("numbers", "texts")]
     for start in range(0, len(entities), _KEYS_AT_ONCE):
         part = entities[start : start + _KEYS_AT_ONCE]
-        query = select(*columns).where(_chunks.c.view.in_(views), _chunks.c.entity.in_(part))
-        for view, entity, *rest in connection.execute(query.order_by(_chunks.c.chunk)):
-            found.setdefault((view, entity), []).append(Chunk(*rest))
+        query = select(*columns).where(_chunks.c.view == view, _chunks.c.entity.in_(part))
+        for entity, *rest in connection.execute(query.order_by(_chunks.c.chunk)):
+            found.setdefault(entity, []).append(Chunk(*rest))
     return found
 
 
-def chunk_bytes(
-    connection: Connection, wanted: Sequence[tuple[str, str, int]]
-) -> dict[tuple[str, str, int], tuple[bytes, bytes]]:
-    """Return the records and texts of chunks by view version, entity and number."""
-    found: dict[tuple[str, str, int], tuple[bytes, bytes]] = {}
-    key = tuple_(_chunks.c.view, _chunks.c.entity, _chunks.c.chunk)
-    for start in range(0, len(wanted), _KEYS_AT_ONCE):
-        query = select(_chunks.c.view, _chunks.c.entity, _chunks.c.chunk, _chunks.c.numbers, _chunks.c.texts)
-        for row in connection.execute(query.where(key.in_(wanted[start : start + _KEYS_AT_ONCE]))):
-            found[row.view, row.entity, row.chunk] = (row.numbers, row.texts)
+def signatures(
+    connection: Connection, views: Sequence[str], entities: Sequence[str]
+) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Return, by view version and entity, the number of the newest chunk and the rows in all.
+
+    Rows are added to the newest chunk, and chunks are forgotten only when a newer one begins: no two states share both.
+    """
+    found: dict[tuple[str, str], tuple[int, ...]] = {}
+    for start in range(0, len(entities), _KEYS_AT_ONCE):
+        part = entities[start : start + _KEYS_AT_ONCE]
+        query = (
+            select(_chunks.c.view, _chunks.c.entity, func.max(_chunks.c.chunk), func.sum(_chunks.c.rows))
+            .where(_chunks.c.view.in_(views), _chunks.c.entity.in_(part))
+            .group_by(_chunks.c.view, _chunks.c.entity)
+        )
+        for view, entity, newest, rows in connection.execute(query):
+            found[view, entity] = int(newest), int(rows)
     return found
+
+
+def states(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """Return the packed rows of entities by view version and entity."""
+    parts: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
+    by_view: dict[str, list[str]] = {}
+    for view, entity in wanted:
+        by_view.setdefault(view, []).append(entity)
+    for view, entities in by_view.items():
+        for start in range(0, len(entities), _KEYS_AT_ONCE):
+            query = select(_chunks.c.entity, _chunks.c.numbers, _chunks.c.texts).where(
+                _chunks.c.view == view, _chunks.c.entity.in_(entities[start : start + _KEYS_AT_ONCE])
+            )
+            for entity, numbers, texts in connection.execute(query.order_by(_chunks.c.chunk)):
+                parts.setdefault((view, entity), []).append((numbers, texts))
+    return {key: (b"".join(n for n, _ in found), b"".join(t for _, t in found)) for key, found in parts.items()}
 
 
 def layouts(connection: Connection, versions: Sequence[str]) -> dict[str, Layout]:
