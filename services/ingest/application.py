@@ -2,29 +2,25 @@
 
 import asyncio
 import json
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chassis.aggregate import Repository
 from chassis.artifacts import ArtifactStore
-from chassis.errors import AlreadyExists, NotFound, RuleViolated
+from chassis.errors import NotFound, RuleViolated
 from chassis.events import EventLog
-from chassis.ids import request_id_from
 from chassis.paging import PageTokenInvalid, last_key, page_size, page_token
 from chassis.projection import ProjectionRunner
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
-from services.ingest import batch as batches
 from services.ingest import dataset as datasets
 from services.ingest import projections, snapshots
-from services.ingest.validation import REASONS, ROW_NUMBER, Validator, commonest, reasons_of
+from services.ingest.acceptance import Acceptance
+from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
 
-_VALIDATORS = 256
 _NEWEST = 2**63 - 1
 
 
@@ -48,13 +44,14 @@ class Ingest:
         self._artifacts = artifacts
         self._tables = tables
         self._datasets = Repository(log, "dataset", datasets.decider)
-        self._validators: OrderedDict[tuple[str, int], Validator] = OrderedDict()
+        self._acceptance = Acceptance(log, artifacts, tables, self._state)
 
     async def register_dataset(self, *, request_id: str, dataset: Dataset) -> tuple[int, int]:
         """Declare a dataset; return its schema version and the log position."""
         outcome = await self._datasets.execute(
             dataset.name, request_id=request_id, decide=lambda state: datasets.register(state, dataset)
         )
+        self._acceptance.forget(dataset.name)
         declared = [event for event in outcome.events if isinstance(event, DatasetRegistered)]
         version = declared[-1].schema_version if declared else outcome.state.schema_version
         return version, outcome.position
@@ -70,47 +67,11 @@ class Ingest:
         """Return a page of datasets by name, and the token of the next."""
         return await self._tables.query(lambda connection: projections.datasets(connection, size, token))
 
-    async def accept_batch(self, *, dataset: str, batch_id: str, data: bytes) -> api.IngestBatchesResponse:
-        """Validate and store a batch; it is durable when this returns."""
-        batches.check_id(batch_id)
-        state = await self._state(dataset)
-        digest = batches.content_digest(data)
-        before = await self._tables.query(lambda connection: projections.batch(connection, dataset, batch_id))
-        if before is None:
-            declared, version = state.dataset, state.schema_version
-            assert declared is not None
-            validator = self._validator(declared, version)
-            examined = await asyncio.to_thread(batches.examine, declared, version, validator, batch_id, data)
-            for stored in (examined.accepted, examined.quarantined):
-                if stored:
-                    await asyncio.to_thread(self._artifacts.put, stored)
-            request_id = request_id_from("batch", dataset, batch_id)
-            try:
-                result = await self._log.append(
-                    f"batches/{dataset}", [examined.event], request_id=request_id, expected_revision=None
-                )
-            except AlreadyExists:
-                # Somebody else's batch of this name came in between; the read tables are about to have it.
-                before = await self._stored(dataset, batch_id)
-            else:
-                return api.IngestBatchesResponse(
-                    batch_id=batch_id,
-                    accepted_rows=examined.event.accepted_rows,
-                    quarantined_rows=examined.event.quarantined_rows,
-                    reasons=commonest(examined.reasons),
-                    position=result.position,
-                    repeated_request=result.repeated,
-                )
-        batches.check_same(dataset, batch_id, before.content_digest, digest)
-        reasons = await asyncio.to_thread(self._quarantined, before)
-        return api.IngestBatchesResponse(
-            batch_id=batch_id,
-            accepted_rows=before.accepted_rows,
-            quarantined_rows=before.quarantined_rows,
-            reasons=commonest(reasons[REASONS].to_pylist() if reasons else []),
-            position=before.position,
-            repeated_request=True,
-        )
+    def accept_batches(
+        self, requests: AsyncIterator[api.IngestBatchesRequest]
+    ) -> AsyncIterator[api.IngestBatchesResponse]:
+        """Validate and store batches in order; each is durable when its response is yielded."""
+        return self._acceptance.accept(requests)
 
     async def batches_page(self, dataset: str, size: int, token: str) -> tuple[list[api.Batch], str]:
         """Return a page of a dataset's batches, newest first, and the token of the next."""
@@ -128,7 +89,7 @@ class Ingest:
             if found is None:
                 return rows, ""
             position = found.position
-            table = await asyncio.to_thread(self._quarantined, found)
+            table = await self._acceptance.quarantined(found)
             assert table is not None
             here = table.slice(skip, wanted - len(rows))
             rows += _rows(found.batch_id, here)
@@ -204,31 +165,10 @@ class Ingest:
             raise _unknown(dataset)
         return state
 
-    def _validator(self, dataset: Dataset, version: int) -> Validator:
-        key = dataset.name, version
-        if key not in self._validators:
-            self._validators[key] = Validator(dataset)
-        self._validators.move_to_end(key)
-        while len(self._validators) > _VALIDATORS:
-            self._validators.popitem(last=False)
-        return self._validators[key]
-
-    async def _stored(self, dataset: str, batch_id: str) -> projections.StoredBatch:
-        head = await self._log.head()
-        found = await self._tables.query(lambda connection: projections.batch(connection, dataset, batch_id), head)
-        assert found is not None
-        return found
-
     async def _newest_quarantine(self, dataset: str, at_or_before: int) -> projections.StoredBatch | None:
         return await self._tables.query(
             lambda connection: projections.newest_quarantine(connection, dataset, at_or_before)
         )
-
-    def _quarantined(self, batch: projections.StoredBatch) -> pa.Table | None:
-        if not batch.quarantine_digest:
-            return None
-        with self._artifacts.open(batch.quarantine_digest) as file, pq.ParquetFile(file) as parquet:
-            return parquet.read()
 
 
 def _unknown(name: str) -> DatasetUnknown:

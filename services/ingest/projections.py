@@ -159,6 +159,12 @@ def dataset(connection: Connection, name: str) -> GetDatasetResponse | None:
     return _dataset(row) if row else None
 
 
+def schema_version(connection: Connection, name: str) -> int:
+    """Return the newest schema version that the tables know of a dataset, 0 for none."""
+    found = connection.execute(select(_datasets.c.schema_version).where(_datasets.c.name == name)).scalar()
+    return int(found or 0)
+
+
 def datasets(connection: Connection, size: int, token: str) -> tuple[list[GetDatasetResponse], str]:
     """Return a page of datasets by name, and the token of the next."""
     query = select(_datasets).where(_datasets.c.name > last_key(token)).order_by(_datasets.c.name)

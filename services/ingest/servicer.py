@@ -32,10 +32,8 @@ class IngestServicer(IngestServiceServicer):
     async def IngestBatches(
         self, request_iterator: AsyncIterator[api.IngestBatchesRequest], context: Context
     ) -> AsyncIterator[api.IngestBatchesResponse]:
-        async for request in request_iterator:
-            yield await self._ingest.accept_batch(
-                dataset=request.dataset, batch_id=request.batch_id, data=request.arrow
-            )
+        async for response in self._ingest.accept_batches(request_iterator):
+            yield response
 
     async def ListBatches(self, request: api.ListBatchesRequest, context: Context) -> api.ListBatchesResponse:
         batches, token = await self._ingest.batches_page(request.dataset, request.page_size, request.page_token)

@@ -1,6 +1,7 @@
 """Validate rows against a declared schema with pandera: the one module that imports it."""
 
 import json
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class Validator:
         # does not matter here.
         warnings.filterwarnings("ignore", message="The behavior of DataFrame concatenation", category=FutureWarning)
         self._row_key = list(dataset.row_key)
+        self._lock = threading.Lock()
         self._schema = pandera.DataFrameSchema(
             {field.name: pandera.Column(nullable=field.nullable, checks=_checks(field)) for field in dataset.fields},
             unique=self._row_key,
@@ -50,7 +52,9 @@ class Validator:
         frame = table.to_pandas()
         reasons: dict[int, dict[str, str]] = {}
         try:
-            self._schema.validate(frame, lazy=True)
+            # pandera does not say that a schema may be used by several threads at once.
+            with self._lock:
+                self._schema.validate(frame, lazy=True)
         except pandera.errors.SchemaErrors as errors:
             reasons = self._reasons(errors.failure_cases)
         bad = np.zeros(table.num_rows, dtype=np.bool_)

@@ -123,6 +123,17 @@ async def test_wrong_columns_are_named_and_nothing_is_lost(ingest: "IngestServic
     assert (await snapshot(ingest)).snapshot.rows == 3
 
 
+async def test_batches_after_a_refused_one_are_not_taken(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    good = [(f"b{n}", rows(3 * n)) for n in range(12)]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await send(ingest, *good[:2], ("bad", b"nonsense"), *good[2:])
+    assert (await snapshot(ingest)).snapshot.rows == 6
+    answers = await send(ingest, *good)
+    assert [a.repeated_request for a in answers] == [True, True, *[False] * 10]
+    assert [a.position for a in answers] == sorted(a.position for a in answers)
+
+
 async def test_bytes_that_are_no_arrow_are_refused(ingest: "IngestServiceAsyncStub") -> None:
     await register(ingest)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
