@@ -15,6 +15,7 @@ PORTS: Mapping[str, int] = {
     "registry": 7405,
     "serving": 7406,
     "monitor": 7407,
+    "workflows": 7408,
     "temporal": 7233,
     "temporal-ui": 8233,
 }

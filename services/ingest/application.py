@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
 from services.ingest import dataset as datasets
-from services.ingest import projections, snapshots
+from services.ingest import projections, search, snapshots
 from services.ingest.acceptance import Acceptance
 from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
 
@@ -98,6 +98,18 @@ class Ingest:
             position, skip = position - 1, 0
             if len(rows) == wanted:
                 return rows, page_token(f"{position}:0")
+
+    async def find_rows(
+        self, dataset: str, key: Mapping[str, str], until_position: int, size: int
+    ) -> list[api.AcceptedRow]:
+        """Return accepted rows whose columns have these texts, newest batch first. Raises KeyInvalid."""
+        state = await self._state(dataset)
+        assert state.dataset is not None
+        search.check_key(state.dataset, key)
+        until = until_position or _NEWEST
+        batches = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, until))
+        newest_first = list(reversed(batches))
+        return await asyncio.to_thread(search.find, self._artifacts, newest_first, key, page_size(size))
 
     async def create_snapshot(self, *, request_id: str, dataset: str, as_of_position: int) -> tuple[api.Snapshot, int]:
         """Fix what is known of a dataset at a position; return the snapshot and the log position of its event."""

@@ -45,6 +45,12 @@ class IngestServicer(IngestServiceServicer):
         rows, token = await self._ingest.quarantined_page(request.dataset, request.page_size, request.page_token)
         return api.ListQuarantinedRowsResponse(rows=rows, next_page_token=token)
 
+    async def FindRows(self, request: api.FindRowsRequest, context: Context) -> api.FindRowsResponse:
+        rows = await self._ingest.find_rows(
+            request.dataset, dict(request.key), request.until_position, request.page_size
+        )
+        return api.FindRowsResponse(rows=rows)
+
     async def CreateSnapshot(self, request: api.CreateSnapshotRequest, context: Context) -> api.CreateSnapshotResponse:
         snapshot, position = await self._ingest.create_snapshot(
             request_id=request.request_id, dataset=request.dataset, as_of_position=request.as_of_position

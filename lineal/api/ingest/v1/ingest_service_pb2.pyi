@@ -499,6 +499,120 @@ class ListQuarantinedRowsResponse(_message.Message):
 Global___ListQuarantinedRowsResponse: _TypeAlias = ListQuarantinedRowsResponse  # noqa: Y015
 
 @_typing.final
+class FindRowsRequest(_message.Message):
+    """Request of FindRows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class KeyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    UNTIL_POSITION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Name of the dataset."""
+    until_position: _builtins.int
+    """Rows of batches accepted at or before this position; 0 is now."""
+    page_size: _builtins.int
+    """At most so many; 0 means 100, the most is 1,000."""
+    @_builtins.property
+    def key(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts that columns must have; at least one column."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        key: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        until_position: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "key", b"key", "page_size", b"page_size", "until_position", b"until_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRowsRequest: _TypeAlias = FindRowsRequest  # noqa: Y015
+
+@_typing.final
+class AcceptedRow(_message.Message):
+    """An accepted row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    ROW_JSON_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """Batch that brought it."""
+    row: _builtins.int
+    """Number of the row among the accepted ones of the batch, from 0."""
+    row_json: _builtins.str
+    """The row as a JSON object."""
+    position: _builtins.int
+    """Log position of the batch."""
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        row: _builtins.int = ...,
+        row_json: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "position", b"position", "row", b"row", "row_json", b"row_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptedRow: _TypeAlias = AcceptedRow  # noqa: Y015
+
+@_typing.final
+class FindRowsResponse(_message.Message):
+    """Response of FindRows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceptedRow]:
+        """The rows; within a batch the later ones first."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___AcceptedRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRowsResponse: _TypeAlias = FindRowsResponse  # noqa: Y015
+
+@_typing.final
 class CreateSnapshotRequest(_message.Message):
     """Request of CreateSnapshot."""
 

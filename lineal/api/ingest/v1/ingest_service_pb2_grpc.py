@@ -65,6 +65,11 @@ class IngestServiceStub(object):
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListQuarantinedRowsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListQuarantinedRowsResponse.FromString,
                 _registered_method=True)
+        self.FindRows = channel.unary_unary(
+                '/lineal.api.ingest.v1.IngestService/FindRows',
+                request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsResponse.FromString,
+                _registered_method=True)
         self.CreateSnapshot = channel.unary_unary(
                 '/lineal.api.ingest.v1.IngestService/CreateSnapshot',
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.CreateSnapshotRequest.SerializeToString,
@@ -136,6 +141,13 @@ class IngestServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindRows(self, request, context):
+        """Finds accepted rows by the values of some columns, newest batch first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSnapshot(self, request, context):
         """Fixes what is known of a dataset at a position as a snapshot. The same position gives the same digest.
         """
@@ -196,6 +208,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.ListQuarantinedRows,
                     request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListQuarantinedRowsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListQuarantinedRowsResponse.SerializeToString,
+            ),
+            'FindRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindRows,
+                    request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsResponse.SerializeToString,
             ),
             'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSnapshot,
@@ -381,6 +398,33 @@ class IngestService(object):
             '/lineal.api.ingest.v1.IngestService/ListQuarantinedRows',
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListQuarantinedRowsRequest.SerializeToString,
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListQuarantinedRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.ingest.v1.IngestService/FindRows',
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsRequest.SerializeToString,
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

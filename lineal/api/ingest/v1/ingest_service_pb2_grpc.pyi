@@ -50,6 +50,8 @@ class IngestServiceStub:
     """Lists accepted batches, newest first."""
     ListQuarantinedRows: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListQuarantinedRowsRequest, _ingest_service_pb2.ListQuarantinedRowsResponse]
     """Lists quarantined rows with their reasons, newest batch first."""
+    FindRows: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.FindRowsRequest, _ingest_service_pb2.FindRowsResponse]
+    """Finds accepted rows by the values of some columns, newest batch first."""
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.CreateSnapshotRequest, _ingest_service_pb2.CreateSnapshotResponse]
     """Fixes what is known of a dataset at a position as a snapshot. The same position gives the same digest."""
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetSnapshotRequest, _ingest_service_pb2.GetSnapshotResponse]
@@ -81,6 +83,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Lists accepted batches, newest first."""
     ListQuarantinedRows: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListQuarantinedRowsRequest, _ingest_service_pb2.ListQuarantinedRowsResponse]  # type: ignore[assignment]
     """Lists quarantined rows with their reasons, newest batch first."""
+    FindRows: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.FindRowsRequest, _ingest_service_pb2.FindRowsResponse]  # type: ignore[assignment]
+    """Finds accepted rows by the values of some columns, newest batch first."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.CreateSnapshotRequest, _ingest_service_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
     """Fixes what is known of a dataset at a position as a snapshot. The same position gives the same digest."""
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetSnapshotRequest, _ingest_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
@@ -145,6 +149,14 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ListQuarantinedRowsResponse, _abc.Awaitable[_ingest_service_pb2.ListQuarantinedRowsResponse]]:
         """Lists quarantined rows with their reasons, newest batch first."""
+
+    @_abc_1.abstractmethod
+    def FindRows(
+        self,
+        request: _ingest_service_pb2.FindRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.FindRowsResponse, _abc.Awaitable[_ingest_service_pb2.FindRowsResponse]]:
+        """Finds accepted rows by the values of some columns, newest batch first."""
 
     @_abc_1.abstractmethod
     def CreateSnapshot(

@@ -1,0 +1,92 @@
+"""Blocking stubs of all services, with deadlines, patience for restarts, and errors that say what to do."""
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from lineal.channel import DEFAULT_DEADLINE_SECONDS, open_channel
+from lineal.errors import call_failed
+from lineal.profile import Profile
+
+_PAUSE_SECONDS = (0.1, 2.0)
+_STUBS = {
+    name: (f"lineal.api.{name}.v1.{name}_service_pb2_grpc", f"{name.title()}ServiceStub")
+    for name in ("lineage", "ingest", "features", "trainer", "registry", "serving", "monitor")
+}
+
+
+class Service:
+    """One service: `service.call("GetModel", request)`."""
+
+    def __init__(self, name: str, address: str, deadline_seconds: float) -> None:
+        self.name = name
+        self.address = address
+        self.deadline_seconds = deadline_seconds
+        self.channel = open_channel(address, deadline_seconds=deadline_seconds)
+        module, stub = _STUBS[name]
+        self.stub = getattr(importlib.import_module(module), stub)(self.channel)
+
+    def call(self, method: str, request: Any, timeout: float | None = None) -> Any:
+        """Make a unary call; a service that restarts is waited for until the deadline.
+
+        Every command carries its request id, so sending it again is safe. Raises CallFailed.
+        """
+        return self.patiently(lambda left: getattr(self.stub, method)(request, timeout=left), timeout)
+
+    def patiently(self, attempt: Callable[[float], Any], timeout: float | None = None) -> Any:
+        """Make attempts with the time that is left while the answer is UNAVAILABLE. Raises CallFailed."""
+        end = time.monotonic() + (self.deadline_seconds if timeout is None else timeout)
+        pause, longest = _PAUSE_SECONDS
+        while True:
+            try:
+                return attempt(max(end - time.monotonic(), 0.001))
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause >= end:
+                    raise call_failed(error, self.name, self.address) from error
+            # Without a condition to wait for: the service is up and says that something behind it is not.
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def stream(self, method: str, request: Any, timeout: float | None = None) -> Iterator[Any]:
+        """Yield the responses of a call. Raises CallFailed."""
+        try:
+            yield from getattr(self.stub, method)(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise call_failed(error, self.name, self.address) from error
+
+
+class Services:
+    """All services of a profile; channels open on first use."""
+
+    def __init__(self, profile: Profile, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> None:
+        self.profile = profile
+        self._deadline = deadline_seconds
+        self._open: dict[str, Service] = {}
+
+    def __getattr__(self, name: str) -> Service:
+        """Return a service by its name."""
+        if name not in _STUBS:
+            raise AttributeError(name)
+        if name not in self._open:
+            self._open[name] = Service(name, self.profile.address(name), self._deadline)
+        return self._open[name]
+
+    def __enter__(self) -> "Services":
+        """Use within a block."""
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        """Close all channels."""
+        self.close()
+
+    def close(self) -> None:
+        """Close all channels."""
+        for service in self._open.values():
+            service.channel.close()
+        self._open.clear()
