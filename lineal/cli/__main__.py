@@ -90,7 +90,7 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except (LinealError, ProfileError) as error:
         errors.print("error:", style="red", end=" ")
-        errors.print(str(error), highlight=False, markup=False)
+        errors.print(str(error), highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()

@@ -165,7 +165,8 @@ def predict(
         return
     shown = ("prediction_id", "score", "decision", "arm", "bundle_digest")
     rows_shown = [
-        (row.prediction_id, row.score, row.decision, row.arm, short(row.bundle_digest)) for row in answers.itertuples()
+        (row.prediction_id, row.score, row.decision, row.arm, short(str(row.bundle_digest)))
+        for row in answers.itertuples()
     ]
     show(answers.to_dict("records"), shown, rows_shown[:20])
     if len(answers) > 20:
