@@ -17,8 +17,7 @@ from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, declarations, projections, training
 from services.features.compute import Compute
 from services.features.lookup import Cache, Prepared, answer, prepare
-from services.features.online import layouts
-from services.features.sql_store import SqlStore
+from services.features.online_store import OnlineStore
 from tabular import columns as tabular_columns
 
 _PREPARED = 1_000
@@ -44,7 +43,7 @@ class Features:
         log: EventLog,
         artifacts: ArtifactStore,
         tables: ProjectionRunner,
-        online: ProjectionRunner,
+        online: OnlineStore,
         compute: Compute,
     ) -> None:
         self._log = log
@@ -103,6 +102,13 @@ class Features:
             of_version = f" of version {version[:64]}" if version else ""
             raise FeatureSetUnknown(f"feature set {name!r}{of_version} was never declared; `lineal apply` declares it")
         return found
+
+    async def datasets_of(self, registered: FeatureSetRegistered) -> list[str]:
+        """Return the datasets that a feature set is built from, by name."""
+        views = await self._views_of(registered)
+        declared = registered.feature_set
+        names = {declared.spine.dataset, declared.label.dataset}
+        return sorted(names | {view.feature_view.dataset for view in views.values()})
 
     async def sets_page(self, size: int, token: str) -> tuple[list[FeatureSetRegistered], str]:
         """Return a page of feature sets by name, and the token of the next."""
@@ -187,8 +193,8 @@ class Features:
         # Taken before the tables are read: they may know more by then, never less.
         await self._online.wait_for(request.min_position)
         position = self._online.position
-        response = await self._online.query(
-            lambda connection: answer(prepared, SqlStore(connection), self._cache, request.entities, cutoffs, rows)
+        response = await self._online.read(
+            lambda store: answer(prepared, store, self._cache, request.entities, cutoffs, rows)
         )
         response.position = position
         return response
@@ -205,7 +211,7 @@ class Features:
             # The online tables read the same log on their own: they must have seen the views.
             await self._online.wait_for(await self._log.head())
             versions = list(registered.view_versions.values())
-            found = await self._online.query(lambda connection: layouts(connection, versions))
+            found = await self._online.layouts(versions)
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
             self._prepared[key] = prepare(registered, views, found, datasets[spine])

@@ -69,9 +69,10 @@ def forgettable(layout: Layout, chunks: Sequence[Chunk]) -> list[int]:
     known = max((chunk.max_event for chunk in chunks if chunk.max_available <= horizon), default=None)
     if known is None:
         return []
+    # The last one stays, so that numbers only grow.
     return [
         chunk.number
-        for chunk in chunks
+        for chunk in chunks[:-1]
         if chunk.max_event <= horizon - layout.longest_window and chunk.max_event < known
     ]
 

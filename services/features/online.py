@@ -4,11 +4,10 @@ It is fed by accepted batches and reads their rows by digest. A view that is dec
 batches that came before. State and cursor commit together.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from google.protobuf.message import Message
 from sqlalchemy import (
@@ -38,12 +37,11 @@ from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered
 from services.features import chunks
 from services.features.chunks import Chunk
-from services.features.packing import Layout, layout_of, pack
-from tabular import keys
-from tabular.parquet import read_parquet
-from tabular.schema import arrow_schema
+from services.features.packing import Layout
+from services.features.state import View, changes, rows_of_batches, view_of
 
 _KEYS_AT_ONCE = 5_000
+_CONTENT = ("rows", "max_event", "max_available", "numbers", "texts")
 
 metadata = MetaData()
 _datasets = Table(
@@ -77,13 +75,6 @@ _chunks = Table(
     # Covers what says whether a cached state is still good.
     Index("online_chunk_rows", "view", "entity", "chunk", "rows"),
 )
-
-
-@dataclass(frozen=True)
-class _View:
-    version: str
-    entity_keys: tuple[str, ...]
-    layout: Layout
 
 
 class OnlineTables:
@@ -127,65 +118,35 @@ class OnlineTables:
         dataset = _dataset(connection, view.dataset)
         earlier = select(_batches.c.digest).where(_batches.c.dataset == view.dataset).order_by(_batches.c.position)
         digests = list(connection.execute(earlier).scalars())
-        self._add(connection, dataset, [_view(registered, dataset)], digests)
+        self._add(connection, dataset, [view_of(registered, dataset)], digests)
 
-    def _add(self, connection: Connection, dataset: Dataset, views: Sequence[_View], digests: Iterable[str]) -> None:
+    def _add(self, connection: Connection, dataset: Dataset, views: Sequence[View], digests: Sequence[str]) -> None:
         if not views:
             return
-        schema = arrow_schema(dataset)
-        needed = {name for view in views for name in (*view.entity_keys, *view.layout.numbers, *view.layout.texts)}
-        needed |= {name for name in (dataset.event_time, dataset.available_time) if name}
-        wanted = pa.schema([field for field in schema if field.name in needed])
-        for digest in digests:
-            table = read_parquet(self._artifacts.path(digest), wanted)
+        for table in rows_of_batches(self._artifacts, dataset, views, digests):
             for view in views:
                 _add_rows(connection, view, dataset, table)
 
 
-def _add_rows(connection: Connection, view: _View, dataset: Dataset, table: pa.Table) -> None:
-    entities = keys.encode([table[name] for name in view.entity_keys])
-    places: dict[str, list[int]] = {}
-    for row, entity in enumerate(entities):
-        if entity is not None:
-            places.setdefault(entity, []).append(row)
-    records, lines = pack(view.layout, dataset, table)
-    there = stored_chunks(connection, view.version, list(places))
+def _add_rows(connection: Connection, view: View, dataset: Dataset, table: pa.Table) -> None:
     changed: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
     forgotten: list[dict[str, Any]] = []
-    for entity, rows in places.items():
-        old = there.get(entity, [])
-        written = chunks.grown(
-            old[-1] if old else None, records[np.array(rows)], [lines[row] for row in rows] if lines else []
-        )
-        for number, packed in written:
-            values = {
-                "view": view.version,
-                "entity": entity,
-                "chunk": number,
-                "rows": packed.rows,
-                "max_event": packed.max_event,
-                "max_available": packed.max_available,
-                "numbers": packed.numbers,
-                "texts": packed.texts,
-            }
-            if old and number == old[-1].number:
+    for change in changes(view, dataset, table, partial(stored_chunks, connection, view.version)):
+        for n, (number, packed) in enumerate(change.written):
+            values = {"view": view.version, "entity": change.entity, "chunk": number}
+            values |= {name: getattr(packed, name) for name in _CONTENT}
+            if n == 0 and change.first_is_old:
                 changed.append({f"_{name}": value for name, value in values.items()})
             else:
                 new.append(values)
-        if old and written[-1][0] != old[-1].number:
-            after = {chunk.number: chunk for chunk in old}
-            after |= {n: Chunk(n, packed.rows, packed.max_event, packed.max_available) for n, packed in written}
-            forgotten += [
-                {"_view": view.version, "_entity": entity, "_chunk": number}
-                for number in chunks.forgettable(view.layout, list(after.values()))
-            ]
+        forgotten += [
+            {"_view": view.version, "_entity": change.entity, "_chunk": number} for number in change.forgotten
+        ]
     same = [_chunks.c[name] == bindparam(f"_{name}") for name in ("view", "entity", "chunk")]
     if changed:
-        columns = ("rows", "max_event", "max_available", "numbers", "texts")
-        connection.execute(
-            update(_chunks).where(*same).values({name: bindparam(f"_{name}") for name in columns}), changed
-        )
+        content = {name: bindparam(f"_{name}") for name in _CONTENT}
+        connection.execute(update(_chunks).where(*same).values(content), changed)
     if new:
         connection.execute(insert(_chunks), new)
     if forgotten:
@@ -248,7 +209,7 @@ def layouts(connection: Connection, versions: Sequence[str]) -> dict[str, Layout
     """Return what views keep, by version; views that the projection has not seen are left out."""
     rows = connection.execute(select(_views).where(_views.c.version.in_(versions))).all()
     return {
-        row.version: _view(FeatureViewRegistered.FromString(row.body), _dataset(connection, row.dataset)).layout
+        row.version: view_of(FeatureViewRegistered.FromString(row.body), _dataset(connection, row.dataset)).layout
         for row in rows
     }
 
@@ -257,12 +218,7 @@ def _dataset(connection: Connection, name: str) -> Dataset:
     return Dataset.FromString(connection.execute(select(_datasets.c.body).where(_datasets.c.name == name)).scalar_one())
 
 
-def _views_of(connection: Connection, dataset: Dataset) -> list[_View]:
+def _views_of(connection: Connection, dataset: Dataset) -> list[View]:
     query = select(_views.c.body).where(_views.c.dataset == dataset.name).order_by(_views.c.version)
     bodies = connection.execute(query).scalars()
-    return [_view(FeatureViewRegistered.FromString(body), dataset) for body in bodies]
-
-
-def _view(registered: FeatureViewRegistered, dataset: Dataset) -> _View:
-    view = registered.feature_view
-    return _View(registered.version, tuple(view.entity_keys), layout_of(view, dataset))
+    return [view_of(FeatureViewRegistered.FromString(body), dataset) for body in bodies]

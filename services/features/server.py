@@ -8,6 +8,7 @@ from lineal.api.features.v1.features_service_pb2_grpc import add_FeaturesService
 from services.features.application import Features
 from services.features.compute import Compute
 from services.features.online import OnlineTables
+from services.features.online_store import OnlineStore, SqlOnlineStore
 from services.features.projections import FeaturesTables
 from services.features.servicer import FeaturesServicer
 from services.features.settings import Settings
@@ -17,7 +18,7 @@ async def build(harness: Harness) -> None:
     """Put features together."""
     assert isinstance(harness.settings, Settings)
     tables = harness.add_projection(FeaturesTables())
-    online = harness.add_projection(OnlineTables(harness.artifacts))
+    online = _online(harness, harness.settings)
     compute = Compute(harness.settings)
     harness.stack.push_async_callback(asyncio.to_thread, compute.close)
     harness.add_servicer(
@@ -25,3 +26,16 @@ async def build(harness: Harness) -> None:
         FeaturesServicer(Features(harness.log, harness.artifacts, tables, online, compute)),
         features_service_pb2.DESCRIPTOR.services_by_name["FeaturesService"].full_name,
     )
+
+
+def _online(harness: Harness, settings: Settings) -> OnlineStore:
+    if settings.redis_url is None:
+        return SqlOnlineStore(harness.add_projection(OnlineTables(harness.artifacts)))
+    # Imported here: an installation without Redis does not need its client.
+    from services.features.redis_store import RedisOnlineStore
+
+    store = RedisOnlineStore(settings.redis_url, harness.log, harness.artifacts)
+    harness.add_task("online features in Redis", store.run)
+    harness.add_check("online features in Redis", store.check)
+    harness.stack.push_async_callback(store.close)
+    return store

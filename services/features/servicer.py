@@ -38,13 +38,17 @@ class FeaturesServicer(FeaturesServiceServicer):
         return api.RegisterFeatureSetResponse(version=version, position=position)
 
     async def GetFeatureSet(self, request: api.GetFeatureSetRequest, context: Context) -> api.GetFeatureSetResponse:
-        return _response(await self._features.feature_set(request.name, request.version, request.min_position))
+        found = await self._features.feature_set(request.name, request.version, request.min_position)
+        return _response(found, await self._features.datasets_of(found))
 
     async def ListFeatureSets(
         self, request: api.ListFeatureSetsRequest, context: Context
     ) -> api.ListFeatureSetsResponse:
         found, token = await self._features.sets_page(request.page_size, request.page_token)
-        return api.ListFeatureSetsResponse(feature_sets=[_response(r) for r in found], next_page_token=token)
+        return api.ListFeatureSetsResponse(
+            feature_sets=[_response(entry, await self._features.datasets_of(entry)) for entry in found],
+            next_page_token=token,
+        )
 
     async def BuildTrainingSet(
         self, request: api.BuildTrainingSetRequest, context: Context
@@ -85,10 +89,11 @@ class FeaturesServicer(FeaturesServiceServicer):
         return await self._features.online_features(request)
 
 
-def _response(registered: FeatureSetRegistered) -> api.GetFeatureSetResponse:
+def _response(registered: FeatureSetRegistered, datasets: list[str]) -> api.GetFeatureSetResponse:
     return api.GetFeatureSetResponse(
         feature_set=registered.feature_set,
         version=registered.version,
         columns=registered.columns,
         entity_columns=registered.entity_columns,
+        datasets=datasets,
     )
