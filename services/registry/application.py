@@ -324,8 +324,10 @@ class Registry:
         return digest, outcome.position
 
     async def saga(self, saga_id: str, min_position: int) -> Saga:
-        """Return a saga with its steps. Raises SagaUnknown."""
-        found = await self._tables.query(lambda connection: projections.saga(connection, saga_id), min_position)
+        """Return a saga with its steps, as the log has it now. Raises SagaUnknown."""
+        # Whoever has just asked for a saga wants to see it.
+        known = max(min_position, await self._log.head())
+        found = await self._tables.query(lambda connection: projections.saga(connection, saga_id), known)
         if found is None:
             raise SagaUnknown(f"there is no saga {saga_id!r}; `lineal sagas` lists them")
         return found
