@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from chassis.aggregate import Repository
 from chassis.artifacts import ArtifactStore
+from chassis.context import deadline_in
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, NotFound, RuleViolated
 from chassis.events import EventLog
 from chassis.ids import check_request_id, request_id_from
@@ -251,7 +252,9 @@ class Trainer:
     def _launch(self, run: Run) -> None:
         if run.run_id not in self._jobs:
             self._progress[run.run_id] = _Progress()
-            job = self._jobs[run.run_id] = asyncio.create_task(self._work(run))
+            # A job outlives the call that asked for it.
+            with deadline_in(None):
+                job = self._jobs[run.run_id] = asyncio.create_task(self._work(run))
             job.add_done_callback(lambda _: self._wake())
 
     async def _work(self, run: Run) -> None:
