@@ -59,8 +59,8 @@ class Bundle:
     """A manifest.
 
     `columns` are in the order of the model's features. `label_key` are the columns that name a row in the label
-    dataset. `test_start_micros` is the cut-off of the first untouched row in microseconds since 1970-01-01 UTC, None for
-    a static table or an imported model. `model_digest` is the SHA-256 of the model without what changes from one
+    dataset. `test_start_micros` is the cut-off of the first untouched row in microseconds since 1970-01-01 UTC, None
+    for a static table or an imported model. `model_digest` is the SHA-256 of the model without what changes from one
     identical fit to the next (its id and time), so that a rebuilt model can be compared.
     """
 

@@ -14,6 +14,9 @@ from tabular.bundle import Bundle, Calibrator, ModelColumn, Problem
 from tabular.vectors import Vectors
 
 
+CATBOOST_VERSION: str = catboost.__version__
+
+
 class ModelUnreadable(ValueError):
     """A file that CatBoost cannot load."""
 

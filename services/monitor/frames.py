@@ -51,7 +51,7 @@ class Frames:
     ) -> pd.DataFrame:
         """Return predictions with event times in [start, end) microseconds, by event time and id.
 
-        `records` adds the serialised messages. A record that is just being sealed may be in both places; it counts once.
+        `records` adds the serialised messages. A record that is being sealed may be in both places; it counts once.
         """
 
         def query(tables: PredictionTables) -> Select[Any]:

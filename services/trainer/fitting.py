@@ -22,6 +22,10 @@ _CALIBRATE_ABOVE = 0.01
 _SHAP_ROWS = 2_000
 
 
+class FitFailed(ValueError):
+    """CatBoost cannot fit these rows."""
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Rows with their labels."""
@@ -53,7 +57,7 @@ def fit(
 ) -> Fitted:
     """Search if asked, fit with early stopping on the validation rows, calibrate and set the threshold on them.
 
-    The same rows, parameters and seed give the same `model_digest`.
+    The same rows, parameters and seed give the same `model_digest`. Raises FitFailed.
     """
     pools = _pool(columns, train), _pool(columns, validation)
     settings = _settings(problem, parameters)
@@ -62,7 +66,10 @@ def fit(
         settings, trials = _search(settings, pools, parameters, progress)
     model = catboost.CatBoost(settings)
     callback = _Rounds(lambda done: progress("fitting", done, parameters.iterations))
-    model.fit(pools[0], eval_set=pools[1], callbacks=[callback], verbose=False)
+    try:
+        model.fit(pools[0], eval_set=pools[1], callbacks=[callback], verbose=False)
+    except catboost.CatBoostError as error:
+        raise FitFailed(f"CatBoost cannot fit these rows: {error}") from error
     raw = np.asarray(model.predict(pools[1], prediction_type="RawFormulaVal"), dtype=np.float64)
     calibrator = Calibrator()
     threshold = 0.5

@@ -15,7 +15,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import catboost
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +27,7 @@ from services.trainer.card import card
 from services.trainer.fitting import fit
 from services.trainer.rows import read
 from tabular.bundle import CARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, MetricValue, ModelColumn
-from tabular.scorer import Scorer, canonical_digest, describe, load
+from tabular.scorer import CATBOOST_VERSION, Scorer, canonical_digest, describe, load
 from tabular.vectors import Vectors
 
 _REFERENCE_ROWS = 10_000
@@ -63,7 +62,7 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
         training_set_digest=spec["training_set_digest"],
         test_start_micros=parts.test_start_micros,
         model_digest=fitted.model_digest,
-        catboost_version=catboost.__version__,
+        catboost_version=CATBOOST_VERSION,
     )
     scorer = Scorer(bundle, fitted.model_file)
     report("evaluating", 0, 1)
@@ -140,7 +139,7 @@ def import_model(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Repo
         threshold=spec["threshold"],
         run_id=spec["run_id"],
         model_digest=canonical_digest(model),
-        catboost_version=catboost.__version__,
+        catboost_version=CATBOOST_VERSION,
     )
     # Scoring a row of nulls shows that the file is whole.
     Scorer(bundle, model_file).score(
@@ -189,7 +188,7 @@ def main() -> int:
     artifacts = artifact_store(spec["artifacts"], Path(spec["artifact_cache"]))
     try:
         result = _KINDS[spec["kind"]](spec, artifacts, _report)
-    except (ValueError, catboost.CatBoostError) as error:
+    except ValueError as error:
         _write({"failure": str(error)})
         return 0
     _write({"result": result})
