@@ -13,7 +13,6 @@ import numpy.typing as npt
 from tabular.bundle import Bundle, Calibrator, ModelColumn, Problem
 from tabular.vectors import Vectors
 
-
 CATBOOST_VERSION: str = catboost.__version__
 
 
