@@ -123,13 +123,15 @@ class Compute:
             progress("starting workers", 0, 0)
             address = self._settings.dask_scheduler
             if address is None:
-                # Loopback, without the dashboard: whoever reaches a scheduler can run code in its workers.
+                # Loopback, without the dashboard: whoever reaches a scheduler can run code in its workers. Its health
+                # page takes any free port, or two clusters on a machine would both want 8787.
                 self._cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=self._settings.dask_workers,
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
                     memory_limit=f"{self._settings.dask_worker_mebibytes}MiB",
                     local_directory=str(self._settings.service_dir / "dask"),
                 )

@@ -145,7 +145,7 @@ def _add_rows(connection: Connection, view: View, dataset: Dataset, table: pa.Ta
         ]
     same = [_chunks.c[name] == bindparam(f"_{name}") for name in ("view", "entity", "chunk")]
     if changed:
-        content = {name: bindparam(f"_{name}") for name in _CONTENT}
+        content: dict[str, Any] = {name: bindparam(f"_{name}") for name in _CONTENT}
         connection.execute(update(_chunks).where(*same).values(content), changed)
     if new:
         connection.execute(insert(_chunks), new)

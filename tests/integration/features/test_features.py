@@ -26,37 +26,37 @@ def wide_view() -> FeatureView:
 
 
 @pytest.mark.timeout(120)
-async def test_online_equals_the_training_set_at_every_cutoff(world: World) -> None:
+async def test_online_equals_the_training_set_at_every_cutoff(any_world: World) -> None:
     started, ended = random_trips(seed=3, count=300)
-    await world.declare(trips(), ends())
-    await world.send(trips(), started)
+    await any_world.declare(trips(), ends())
+    await any_world.send(trips(), started)
     # One half before the view is declared, one after.
-    await world.send(ends(), ended[:150], batch_rows=7)
-    await world.declare(wide_view(), feature_set())
-    position = await world.send(ends(), ended[150:], batch_rows=7)
+    await any_world.send(ends(), ended[:150], batch_rows=7)
+    await any_world.declare(wide_view(), feature_set())
+    position = await any_world.send(ends(), ended[150:], batch_rows=7)
 
-    responses = await world.build("late", await world.snapshots("trips", "ends"))
+    responses = await any_world.build("late", await any_world.snapshots("trips", "ends"))
     built = responses[-1].training_set
     assert [r.steps_done for r in responses if r.steps] == sorted(r.steps_done for r in responses if r.steps)
-    frame = await world.read(built.digest)
+    frame = await any_world.read(built.digest)
     assert len(frame) == built.rows == sum(row["delay"] is not None for row in ended)
     assert frame["cutoff"].is_monotonic_increasing
     assert math.isclose(frame["label"].mean(), built.label_mean)
 
     drivers = [driver if isinstance(driver, str) else None for driver in frame["driver"]]
     cutoffs = [cutoff.to_pydatetime() for cutoff in frame["cutoff"]]
-    together = await world.online("late", {"driver": drivers}, cutoffs, position)
+    together = await any_world.online("late", {"driver": drivers}, cutoffs, position)
     for column in together.columns:
         compare(values(column), frame[column.name])
     # One row alone takes another way through the cache and must not differ by a bit.
     for row in range(0, len(frame), 29):
-        alone = await world.online("late", {"driver": drivers[row : row + 1]}, cutoffs[row : row + 1])
+        alone = await any_world.online("late", {"driver": drivers[row : row + 1]}, cutoffs[row : row + 1])
         assert [values(c) for c in alone.columns] == [values(c)[row : row + 1] for c in together.columns]
         assert [s[0] for s in alone.statuses] == [s[row] for s in together.statuses]
 
-    again = await world.build("late", await world.snapshots("trips", "ends"))
+    again = await any_world.build("late", await any_world.snapshots("trips", "ends"))
     assert (len(again), again[-1].training_set.digest) == (1, built.digest)
-    for runner in world.suite.running["features"].harness._runners:
+    for runner in any_world.suite.running["features"].harness._runners:
         verified = await runner.verify()
         assert verified.live_digest == verified.rebuilt_digest
 
@@ -119,29 +119,29 @@ async def test_a_training_set_holds_only_what_was_known(world: World) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_a_static_spine_takes_the_latest_rows(world: World) -> None:
+async def test_a_static_spine_takes_the_latest_rows(any_world: World) -> None:
     spine, label, looked_up, declared = trips(), ends(), view(), feature_set()
     spine.event_time = spine.available_time = label.event_time = label.available_time = ""
     del looked_up.features[:2]
     looked_up.features[0].latest.ClearField("max_age")
-    await world.declare(spine, label, looked_up, declared)
+    await any_world.declare(spine, label, looked_up, declared)
     trip = {"trip": "a", "driver": "ann", "km": 1.0, "start": at(0), "told": at(0)}
     end = {"trip": "a", "driver": "ann", "delay": 1.0, "weather": "sun", "landed": at(0), "told": at(0)}
-    await world.send(spine, [trip, {**trip, "trip": "b", "driver": None}])
-    await world.send(label, [end])
-    position = await world.send(label, [{**end, "weather": "rain", "delay": 30.0}])
-    built = await world.build("late", await world.snapshots("trips", "ends"))
-    frame = await world.read(built[-1].training_set.digest)
+    await any_world.send(spine, [trip, {**trip, "trip": "b", "driver": None}])
+    await any_world.send(label, [end])
+    position = await any_world.send(label, [{**end, "weather": "rain", "delay": 30.0}])
+    built = await any_world.build("late", await any_world.snapshots("trips", "ends"))
+    frame = await any_world.read(built[-1].training_set.digest)
     assert frame[["trip", "driver_delays_weather", "label"]].values.tolist() == [["a", "rain", 1.0]]
-    online = await world.online("late", {"driver": ["ann"]}, [at(0)], position)
+    online = await any_world.online("late", {"driver": ["ann"]}, [at(0)], position)
     assert values(online.columns[0]) == ["rain"]
 
 
-async def test_statuses_say_why_a_value_is_missing(world: World) -> None:
-    await world.declare(trips(), ends(), view(), feature_set())
+async def test_statuses_say_why_a_value_is_missing(any_world: World) -> None:
+    await any_world.declare(trips(), ends(), view(), feature_set())
     row = {"trip": "x", "driver": "ann", "delay": None, "weather": "sun", "landed": at(0), "told": at(0)}
-    position = await world.send(ends(), [row])
-    answer = await world.online(
+    position = await any_world.send(ends(), [row])
+    answer = await any_world.online(
         "late", {"driver": ["ann", "ann", "eve", None]}, [at(1), at(80), at(1), at(1)], position
     )
     present, null, unknown, old = 1, 2, 3, 4

@@ -32,9 +32,10 @@ async def suite(tmp_path: Path) -> AsyncIterator[Suite]:
         yield running
 
 
-@pytest.fixture
-async def ingest(suite: Suite) -> AsyncIterator["IngestServiceAsyncStub"]:
-    async with suite.service("ingest", Settings, build) as channel:
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def ingest(suite: Suite, request: pytest.FixtureRequest) -> AsyncIterator["IngestServiceAsyncStub"]:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    async with suite.service("ingest", Settings, build, database_url=url) as channel:
         yield IngestServiceStub(channel)
 
 

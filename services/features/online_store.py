@@ -1,0 +1,69 @@
+"""The port to online state, and its implementation over the service's database."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from chassis.projection import ProjectionRunner
+from services.features import online
+from services.features.lookup import Store
+from services.features.packing import Layout
+
+T = TypeVar("T")
+
+
+class OnlineStore(Protocol):
+    """Online state that follows the log."""
+
+    @property
+    def position(self) -> int:
+        """The log position up to which events were applied."""
+        ...
+
+    async def wait_for(self, position: int) -> None:
+        """Return once events up to a position were applied; ProjectionBehind after the call's deadline."""
+        ...
+
+    async def layouts(self, versions: Sequence[str]) -> dict[str, Layout]:
+        """Return what views keep, by version."""
+        ...
+
+    async def read(self, fn: Callable[[Store], T]) -> T:
+        """Return what `fn` reads, in a thread."""
+        ...
+
+
+class SqlOnlineStore:
+    """Online state in the tables of a projection."""
+
+    def __init__(self, runner: ProjectionRunner) -> None:
+        self._runner = runner
+
+    @property
+    def position(self) -> int:
+        """The log position up to which events were applied."""
+        return self._runner.position
+
+    async def wait_for(self, position: int) -> None:
+        """Return once events up to a position were applied."""
+        await self._runner.wait_for(position)
+
+    async def layouts(self, versions: Sequence[str]) -> dict[str, Layout]:
+        """Return what views keep, by version."""
+        return await self._runner.query(lambda connection: online.layouts(connection, versions))
+
+    async def read(self, fn: Callable[[Store], T]) -> T:
+        """Return what `fn` reads in one transaction, so that signatures and states belong together."""
+        return await self._runner.query(lambda connection: fn(_Transaction(connection)))
+
+
+class _Transaction:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def signatures(self, views: Sequence[str], entities: Sequence[str]) -> dict[tuple[str, str], tuple[int, ...]]:
+        return online.signatures(self._connection, views, entities)
+
+    def states(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+        return online.states(self._connection, wanted)
