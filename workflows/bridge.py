@@ -7,39 +7,21 @@ repeated. A workflow's id is its saga's, an update's id is its event's, a reques
 import asyncio
 import logging
 from contextlib import aclosing
-from datetime import timedelta
-from typing import Any
 
 import grpc.aio
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    WorkflowFailureError,
-    WorkflowUpdateFailedError,
-)
-from temporalio.common import (
-    SearchAttributeKey,
-    SearchAttributePair,
-    TypedSearchAttributes,
-    WorkflowIDConflictPolicy,
-    WorkflowIDReusePolicy,
-)
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from temporalio.client import WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from chassis.context import Caller, acting_as
-from chassis.errors import LinealError, RuleViolated
+from chassis.errors import AlreadyExists, InvalidArgument, NotFound, RuleViolated
 from chassis.events import Event, EventLog
 from chassis.ids import request_id_from
 from chassis.statuses import error_of
+from chassis.telemetry import Telemetry
 from lineal.api.monitor.v1.events_pb2 import AlarmRaised
 from lineal.api.monitor.v1.report_pb2 import Alarm
 from lineal.api.registry.v1 import registry_service_pb2 as api
@@ -55,17 +37,11 @@ from lineal.api.registry.v1.events_pb2 import (
 from lineal.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from workflows import messages as m
 from workflows.cursor import Cursor
-from workflows.release import Release
-from workflows.retrain import Retrain
-from workflows.rollback import Rollback
-from workflows.saga import BUNDLE, STATE
-from workflows.settings import Settings
-from workflows.watch import Watch
+from workflows.reconciler import Reconciler
+from workflows.temporal import Temporal
 
 _logger = logging.getLogger(__name__)
-_ENDPOINT = SearchAttributeKey.for_keyword("LinealEndpoint")
-_SAGA = SearchAttributeKey.for_keyword("LinealSaga")
-SEARCH_ATTRIBUTES = (_ENDPOINT, _SAGA, BUNDLE, STATE)
+_PROPAGATOR = TraceContextTextMapPropagator()
 _TYPES: tuple[type[Message], ...] = (
     AlarmRaised,
     BundleApproved,
@@ -76,31 +52,33 @@ _TYPES: tuple[type[Message], ...] = (
     SagaRequested,
 )
 _PAUSE_SECONDS = (0.5, 10.0)
-_CATCHUP = timedelta(seconds=60)
-_WORKFLOWS: dict[int, Any] = {
-    SagaKind.SAGA_KIND_RETRAIN: Retrain.run,
-    SagaKind.SAGA_KIND_RELEASE: Release.run,
-    SagaKind.SAGA_KIND_ROLLBACK: Rollback.run,
-}
+# What a service or Temporal will never answer otherwise: such an event is logged and left.
+_FINAL = (AlreadyExists, InvalidArgument, NotFound, RuleViolated)
+_FINAL_OF_TEMPORAL = (RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.NOT_FOUND)
 
 
 class Bridge:
     """Follows the log and tells Temporal and the registry."""
 
     def __init__(
-        self, log: EventLog, registry: grpc.aio.Channel, client: Client, cursor: Cursor, settings: Settings
+        self,
+        log: EventLog,
+        registry: grpc.aio.Channel,
+        temporal: Temporal,
+        cursor: Cursor,
+        reconciler: Reconciler,
+        telemetry: Telemetry,
     ) -> None:
         self._log = log
         self._registry = RegistryServiceStub(registry)
-        self._client = client
+        self._temporal = temporal
         self._cursor = cursor
-        self._settings = settings
-        self._archiving: set[asyncio.Task[None]] = set()
+        self._reconciler = reconciler
+        self._telemetry = telemetry
 
     async def run(self) -> None:
         """Handle events for ever."""
         position = await asyncio.to_thread(self._cursor.read)
-        await self._archive_rest()
         async with aclosing(self._log.subscribe(position, _TYPES)) as deliveries:
             async for delivery in deliveries:
                 for event in delivery.events:
@@ -112,113 +90,63 @@ class Bridge:
         pause, longest = _PAUSE_SECONDS
         while True:
             try:
-                who = Caller("service:workflows", event.correlation_id, event.event_id)
-                with acting_as(who):
-                    await self._handle(event)
+                await self._act(event)
                 return
-            except (RPCError, grpc.aio.AioRpcError, OSError) as error:
+            except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError, grpc.aio.AioRpcError) as error:
+                if _is_final(error):
+                    _logger.error("event %d (%s) comes to nothing: %s", event.position, event.type, error)
+                    return
                 _logger.warning("event %d is tried again in %.1f s: %s", event.position, pause, error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    async def _act(self, event: Event) -> None:
+        parent = _PROPAGATOR.extract({"traceparent": event.traceparent} if event.traceparent else {})
+        attributes: dict[str, str | int] = {"lineal.position": event.position, "lineal.correlation_id": event.correlation_id}
+        name = event.type.rpartition(".")[2]
+        span = self._telemetry.tracer.start_span(f"bridge {name}", parent, SpanKind.CONSUMER, attributes)
+        who = Caller("service:workflows", event.correlation_id, event.event_id)
+        with acting_as(who), trace.use_span(span, end_on_exit=True):
+            await self._handle(event)
 
     async def _handle(self, event: Event) -> None:
         match event.message:
             case SagaRequested() as requested:
                 await self._start(event, requested.saga)
             case SagaApproved() as approved:
-                await self._update(approved.saga_id, "approve", _decision(event, approved.reason))
+                await self._temporal.decide(approved.saga_id, "approve", _decision(event, approved.reason))
             case SagaRejected() as rejected:
-                await self._update(rejected.saga_id, "reject", _decision(event, rejected.reason))
+                await self._temporal.decide(rejected.saga_id, "reject", _decision(event, rejected.reason))
             case BundleApproved() as approved:
                 await self._bundle_approved(event, approved)
             case SagaFinished() as finished:
-                self._archive_later(finished.endpoint, finished.saga_id)
+                self._reconciler.archive_later(finished.endpoint, finished.saga_id)
             case EndpointRegistered() as registered:
-                await self._watch(registered.endpoint.name)
+                await self._temporal.watch(registered.endpoint.name)
             case AlarmRaised() as raised:
                 await self._retrain(raised.alarm)
 
     async def _start(self, event: Event, saga: Saga) -> None:
-        name = SagaKind.Name(saga.kind).removeprefix("SAGA_KIND_").lower()
-        try:
-            await self._client.start_workflow(
-                _WORKFLOWS[saga.kind],
-                self._input(event, saga),
-                id=saga.saga_id,
-                task_queue=self._settings.task_queue,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                static_summary=f"{name.capitalize()} on {saga.endpoint}",
-                static_details=f"Asked for by {event.actor}: {saga.reason}\n\nLog position {event.position}.",
-                search_attributes=TypedSearchAttributes(
-                    [
-                        SearchAttributePair(_ENDPOINT, saga.endpoint),
-                        SearchAttributePair(_SAGA, saga.saga_id),
-                        SearchAttributePair(BUNDLE, saga.bundle_digest),
-                        SearchAttributePair(STATE, "active"),
-                    ]
-                ),
-            )
-        except WorkflowAlreadyStartedError:
-            _logger.info("saga %s was started before", saga.saga_id)
-
-    def _input(self, event: Event, saga: Saga) -> m.RetrainInput | m.ReleaseInput | m.RollbackInput:
-        origin = m.Origin(saga.saga_id, saga.endpoint, event.event_id, event.traceparent)
-        if saga.kind == SagaKind.SAGA_KIND_RETRAIN:
-            return m.RetrainInput(
-                origin,
-                saga.reason,
-                saga.alarm_id,
-                _text(saga, "training_start_time"),
-                _text(saga, "training_end_time"),
-                list(saga.exclude_columns),
-                saga.feature_set,
-                self._settings.approval_seconds,
-            )
-        if saga.kind == SagaKind.SAGA_KIND_RELEASE:
-            return m.ReleaseInput(origin, saga.bundle_digest, saga.reason, self._settings.approval_seconds)
-        return m.RollbackInput(origin, saga.reason)
-
-    async def _update(self, saga_id: str, update: str, decision: m.Decision) -> None:
-        try:
-            handle = self._client.get_workflow_handle(saga_id)
-            await handle.execute_update(update, decision, id=decision.event_id, result_type=str)
-        except WorkflowUpdateFailedError as error:
-            _logger.warning("saga %s does not take %r: %s", saga_id, update, error.cause)
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            _logger.warning("saga %s has ended, %r comes too late", saga_id, update)
+        request = api.GetSagaRequest(saga_id=saga.saga_id, min_position=event.position)
+        if (await self._registry.GetSaga(request)).saga.state != SagaState.SAGA_STATE_ACTIVE:
+            # Whoever reads an old log anew must not do the past again.
+            _logger.info("saga %s has ended already", saga.saga_id)
+            return
+        await self._temporal.start(
+            saga, asked_by=event.actor, causation_id=event.event_id, traceparent=event.traceparent
+        )
 
     async def _bundle_approved(self, event: Event, approved: BundleApproved) -> None:
+        """Tell the retrain that waits for this bundle; others note it and go on."""
         decision = m.Decision(event.event_id, event.actor, approved.reason, approved.bundle_digest)
-        page = await self._registry.ListSagas(api.ListSagasRequest())
-        for saga in page.sagas:
-            retrain = saga.kind == SagaKind.SAGA_KIND_RETRAIN and saga.state == SagaState.SAGA_STATE_ACTIVE
-            if retrain and saga.bundle_digest == approved.bundle_digest:
-                await self._update(saga.saga_id, "bundle_approved", decision)
-
-    async def _watch(self, endpoint: str) -> None:
-        name = f"watch-{endpoint}"
-        every = ScheduleIntervalSpec(every=timedelta(seconds=self._settings.watch_seconds))
-        try:
-            await self._client.create_schedule(
-                name,
-                Schedule(
-                    action=ScheduleActionStartWorkflow(
-                        Watch.run,
-                        m.WatchInput(endpoint),
-                        id=name,
-                        task_queue=self._settings.task_queue,
-                        static_summary=f"Watch {endpoint}",
-                        typed_search_attributes=TypedSearchAttributes([SearchAttributePair(_ENDPOINT, endpoint)]),
-                    ),
-                    spec=ScheduleSpec(intervals=[every]),
-                    policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=_CATCHUP),
-                ),
-            )
-        except ScheduleAlreadyRunningError:
-            _logger.info("schedule %s is there already", name)
+        bundle = (await self._registry.GetBundle(api.GetBundleRequest(digest=approved.bundle_digest))).bundle
+        endpoints = (await self._registry.ListEndpoints(api.ListEndpointsRequest(page_size=1000))).endpoints
+        for found in endpoints:
+            if not found.active_saga_id or found.endpoint.model != bundle.model:
+                continue
+            request = api.GetSagaRequest(saga_id=found.active_saga_id)
+            if (await self._registry.GetSaga(request)).saga.kind == SagaKind.SAGA_KIND_RETRAIN:
+                await self._temporal.decide(found.active_saga_id, "bundle_approved", decision)
 
     async def _retrain(self, alarm: Alarm) -> None:
         request = api.RequestRetrainRequest(
@@ -232,46 +160,16 @@ class Bridge:
             await self._registry.RequestRetrain(request)
         except grpc.aio.AioRpcError as error:
             meant = error_of(error)
-            if not isinstance(meant, RuleViolated):
+            if not isinstance(meant, _FINAL):
                 raise
             _logger.info("alarm %s starts no retrain: %s", alarm.alarm_id, meant.message)
-
-    def _archive_later(self, endpoint: str, saga_id: str) -> None:
-        task = asyncio.create_task(self._archive(endpoint, saga_id))
-        self._archiving.add(task)
-        task.add_done_callback(self._archiving.discard)
-
-    async def _archive(self, endpoint: str, saga_id: str) -> None:
-        """Store a saga's history once its workflow has closed; what fails is tried again at the next start."""
-        handle = self._client.get_workflow_handle(saga_id)
-        try:
-            try:
-                await handle.result()
-            except WorkflowFailureError:
-                _logger.info("the workflow of saga %s ended with a failure; its history is kept", saga_id)
-            history = (await handle.fetch_history()).to_json()
-            await self._registry.ArchiveSaga(
-                api.ArchiveSagaRequest(
-                    request_id=request_id_from("archive", saga_id),
-                    endpoint=endpoint,
-                    saga_id=saga_id,
-                    history=history.encode(),
-                )
-            )
-        except (RPCError, grpc.aio.AioRpcError, LinealError) as error:
-            _logger.warning("the history of saga %s is not archived yet: %s", saga_id, error)
-
-    async def _archive_rest(self) -> None:
-        page = await self._registry.ListSagas(api.ListSagasRequest(page_size=1000))
-        for saga in page.sagas:
-            if saga.state != SagaState.SAGA_STATE_ACTIVE and not saga.history_digest:
-                self._archive_later(saga.endpoint, saga.saga_id)
 
 
 def _decision(event: Event, reason: str) -> m.Decision:
     return m.Decision(event.event_id, event.actor, reason)
 
 
-def _text(saga: Saga, name: str) -> str:
-    moment: Timestamp = getattr(saga, name)
-    return moment.ToJsonString() if saga.HasField(name) else ""  # type: ignore[arg-type]
+def _is_final(error: Exception) -> bool:
+    if isinstance(error, RPCError):
+        return error.status in _FINAL_OF_TEMPORAL
+    return isinstance(error, grpc.aio.AioRpcError) and isinstance(error_of(error), _FINAL)

@@ -34,7 +34,7 @@ class Retrain(Releasing):
             endpoint = await self._command(m.READ_ENDPOINT, given.origin, "read the endpoint")
             model = await self._command(m.READ_MODEL, m.Named(given.origin, endpoint.model), "read the model")
             training_set = await self._training_set(given, given.feature_set or model.feature_set, model)
-            bundle = await self._trained(given, endpoint.model, model, training_set)
+            bundle = await self._trained(given, endpoint, model, training_set)
             await self._gates(given, bundle, training_set, endpoint.champion)
             return await self._release(bundle, given.approval_seconds)
 
@@ -80,7 +80,10 @@ class Retrain(Releasing):
         await self._advance("training set", f"{built.rows:,} rows {span}", evidence=built.digest)
         return built.digest
 
-    async def _trained(self, given: m.RetrainInput, name: str, model: m.ModelView, training_set: str) -> str:
+    async def _trained(
+        self, given: m.RetrainInput, endpoint: m.EndpointView, model: m.ModelView, training_set: str
+    ) -> str:
+        name = endpoint.model
         start = m.StartRun(
             given.origin,
             self._request_id("run"),
@@ -94,6 +97,8 @@ class Retrain(Releasing):
         ended = await self._long(m.WATCH_RUN, run, f"watch run {run.name[:8]}")
         if not ended.bundle:
             raise Stopped(f"run {run.name} failed: {ended.failure}")
+        if ended.bundle == endpoint.champion:
+            raise Stopped(f"run {run.name} made the champion once more: there is nothing new to release")
         self._before_changing(
             f"reject bundle {ended.bundle[:12]}", lambda: self._reject_bundle(ended.bundle, "its retrain was undone")
         )

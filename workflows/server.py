@@ -1,11 +1,8 @@
-"""Composition root of the workflows: one process with the worker and the bridge."""
+"""Composition root of the workflows: one process with the worker, the bridge and the reconciler."""
 
 import asyncio
-import logging
 from datetime import timedelta
 
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -13,20 +10,21 @@ from chassis.databases import open_database
 from chassis.errors import Unavailable
 from chassis.server import Harness
 from workflows.activities import Boundary
-from workflows.bridge import SEARCH_ATTRIBUTES, Bridge
+from workflows.bridge import Bridge
 from workflows.cursor import Cursor
 from workflows.monitor_activities import MonitorActivities
+from workflows.reconciler import Reconciler
 from workflows.registry_activities import RegistryActivities
 from workflows.release import Release
 from workflows.retrain import Retrain
 from workflows.rollback import Rollback
 from workflows.settings import Settings
+from workflows.temporal import Temporal, connected
 from workflows.training_activities import TrainingActivities
 from workflows.watch import Watch
 
-_logger = logging.getLogger(__name__)
 _GRACE = timedelta(seconds=5)
-_PAUSE_SECONDS = 0.5
+WORKFLOWS = (Retrain, Release, Rollback, Watch)
 
 
 class TemporalAway(Unavailable):
@@ -46,15 +44,14 @@ async def build(harness: Harness) -> None:
         harness.log, harness.channel("ingest"), harness.channel("features"), harness.channel("trainer")
     )
     cursor = Cursor(database)
-    ready = asyncio.Event()
+    client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
-        client = await _connected(address, settings.namespace)
-        await _add_search_attributes(client, settings.namespace)
+        found = await connected(address, settings.namespace)
         worker = Worker(
-            client,
+            found,
             task_queue=settings.task_queue,
-            workflows=[Retrain, Release, Rollback, Watch],
+            workflows=WORKFLOWS,
             activities=[
                 registry.read_endpoint,
                 registry.read_model,
@@ -79,33 +76,17 @@ async def build(harness: Harness) -> None:
             interceptors=[Boundary(harness.telemetry)],
             graceful_shutdown_timeout=_GRACE,
         )
-        async with worker:
-            ready.set()
-            await Bridge(harness.log, harness.channel("registry"), client, cursor, settings).run()
+        temporal = Temporal(found, settings)
+        reconciler = Reconciler(harness.channel("registry"), temporal)
+        bridge = Bridge(harness.log, harness.channel("registry"), temporal, cursor, reconciler, harness.telemetry)
+        async with worker, asyncio.TaskGroup() as tasks:
+            client.set_result(found)
+            tasks.create_task(bridge.run())
+            tasks.create_task(reconciler.run())
 
     async def check() -> None:
-        if not ready.is_set():
+        if not client.done() or not await client.result().service_client.check_health():
             raise TemporalAway(f"waiting for Temporal at {address}")
 
     harness.add_task("worker and bridge", work)
-    harness.add_check("worker", check)
-
-
-async def _connected(address: str, namespace: str) -> Client:
-    while True:
-        try:
-            return await Client.connect(address, namespace=namespace)
-        except RuntimeError as error:
-            _logger.info("Temporal is not there yet: %s", error)
-            await asyncio.sleep(_PAUSE_SECONDS)
-
-
-async def _add_search_attributes(client: Client, namespace: str) -> None:
-    """Make the search attributes known to a server that does not have them."""
-    known = await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
-    missing = [key.name for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
-    if missing:
-        keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-        await client.operator_service.add_search_attributes(
-            AddSearchAttributesRequest(namespace=namespace, search_attributes=dict.fromkeys(missing, keyword))
-        )
+    harness.add_check("temporal", check)
