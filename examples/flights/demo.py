@@ -33,6 +33,8 @@ LEAKY = "flight-delay-departures"
 PROJECT = Path(__file__).parent
 HISTORY_END = datetime(2013, 4, 1, tzinfo=UTC)
 _SAGA_SECONDS = 300.0
+# As the endpoint's policy has it.
+PERIOD = pd.Timedelta(days=14)
 _PAUSE_SECONDS = 0.2
 console = Console()
 
@@ -156,22 +158,41 @@ class _Demo:
         self.story.sample = str(answers["prediction_id"].iloc[-1])
 
     def _retrain_if_alarmed(self, piece: Slice) -> None:
-        """After the first alarm wait until its retrain has trained: here days pass in a second, training does not."""
-        if self.story.retrain is None and not self._watched:
-            alarms = self.client.alarms(ENDPOINT)
-            if not alarms:
+        """Wait, when an alarm has started a retrain, until it has trained: days pass in a second here.
+
+        A period that the traffic has passed is waited for as well, so that the replay does not outrun the watch.
+        """
+        if piece.start.floor(PERIOD) != piece.end.floor(PERIOD):
+            self._wait_for_period(piece.end.floor(PERIOD))
+        if self.story.retrain is not None:
+            return
+        if not self._watched:
+            saga = next((s for s in self.client.sagas(ENDPOINT) if s.alarm_id), None)
+            if saga is None:
                 return
-            console.print(f"{piece.end:%d %B}: alarm: {alarms[-1].finding}")
-            saga = self._wait(lambda: next((s for s in self.client.sagas(ENDPOINT) if s.alarm_id), None))
+            self._watched = True
+            console.print(f"{piece.end:%d %B}: {saga.reason}", highlight=False)
             self.story.sagas.append(saga.saga_id)
             self._until_released(saga.saga_id)
-            self._watched = True
-        elif self.story.retrain is None:
-            saga = self.client.saga(self.story.sagas[-1])
-            if saga.state != SagaState.SAGA_STATE_ACTIVE:
-                self._tell(saga)
-                self.story.retrain = saga
-                self.story.champion = saga.bundle_digest
+        saga = self.client.saga(self.story.sagas[-1])
+        if saga.state != SagaState.SAGA_STATE_ACTIVE:
+            self._tell(saga)
+            self.story.retrain = saga
+            self.story.champion = saga.bundle_digest
+
+    def _wait_for_period(self, end: pd.Timestamp) -> None:
+        """Wait until monitor has closed the period before the one that has just begun."""
+        bound = end - PERIOD
+        request = monitor_api.ListPeriodsRequest(endpoint=ENDPOINT)
+
+        def closed() -> Any:
+            periods = self.client.services.monitor.call("ListPeriods", request).periods
+            return next((p for p in periods if p.end_time.ToDatetime(tzinfo=UTC) >= bound), None)
+
+        if bound > HISTORY_END:
+            found = self._wait(closed)
+            if found.drifted_columns:
+                console.print(f"  period until {bound:%d %B}: {len(found.drifted_columns)} columns drifted")
 
     def _damage(self, piece: Slice) -> None:
         console.print(f"{piece.end:%d %B}: a candidate is trained on a column that is null online")
