@@ -162,8 +162,8 @@ class _Demo:
 
         A period that the traffic has passed is waited for as well, so that the replay does not outrun the watch.
         """
-        if piece.start.floor(PERIOD) != piece.end.floor(PERIOD):
-            self._wait_for_period(piece.end.floor(PERIOD))
+        if piece.start.floor("14D") != piece.end.floor("14D"):
+            self._wait_for_period(piece.end.floor("14D"))
         if self.story.retrain is not None:
             return
         if not self._watched:
