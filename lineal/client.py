@@ -14,6 +14,7 @@ import grpc
 import pandas as pd
 import pyarrow as pa
 
+from lineal.answers import answers_frame, column_values
 from lineal.api.features.v1 import features_service_pb2 as features_api
 from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
 from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
@@ -204,7 +205,7 @@ class Client:
                 cutoff_micros=micros(at),
             ),
         )
-        return pd.DataFrame({column.name: _values(column) for column in response.columns})
+        return pd.DataFrame({column.name: column_values(column) for column in response.columns})
 
     # Predictions
 
@@ -232,7 +233,7 @@ class Client:
                 event_time_micros=times,
                 min_position=min_position,
             )
-            return _answers([self.services.serving.call("Predict", request)])
+            return answers_frame([self.services.serving.call("Predict", request)])
         requests = []
         for number in range(len(rows)):
             row = rows.iloc[[number]]
@@ -246,7 +247,7 @@ class Client:
                     min_position=min_position,
                 )
             )
-        return _answers(self._many(requests))
+        return answers_frame(self._many(requests))
 
     def _many(self, requests: Sequence[serving_api.PredictRequest]) -> list[serving_api.PredictResponse]:
         service = self.services.serving
@@ -391,27 +392,3 @@ def connect(
 def new_request_id() -> str:
     """Return a new id for a command."""
     return str(uuid.uuid4())
-
-
-def _answers(responses: Sequence[serving_api.PredictResponse]) -> pd.DataFrame:
-    rows: dict[str, list[Any]] = {
-        name: [] for name in ("prediction_id", "score", "decision", "arm", "bundle_digest", "generation", "trace_id")
-    }
-    for response in responses:
-        count = len(response.prediction_ids)
-        rows["prediction_id"] += response.prediction_ids
-        rows["score"] += response.scores
-        rows["decision"] += list(response.decisions) or [None] * count
-        for name in ("arm", "bundle_digest", "generation", "trace_id"):
-            rows[name] += [getattr(response, name)] * count
-    return pd.DataFrame(rows)
-
-
-def _values(column: Any) -> list[Any]:
-    kind = column.WhichOneof("values")
-    if kind is None:
-        return [None] * len(column.null_rows)
-    values = list(getattr(column, kind).micros if kind == "timestamps" else getattr(column, kind).values)
-    for row in column.null_rows:
-        values[row] = None
-    return values

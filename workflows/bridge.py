@@ -102,7 +102,10 @@ class Bridge:
 
     async def _act(self, event: Event) -> None:
         parent = _PROPAGATOR.extract({"traceparent": event.traceparent} if event.traceparent else {})
-        attributes: dict[str, str | int] = {"lineal.position": event.position, "lineal.correlation_id": event.correlation_id}
+        attributes: dict[str, str | int] = {
+            "lineal.position": event.position,
+            "lineal.correlation_id": event.correlation_id,
+        }
         name = event.type.rpartition(".")[2]
         span = self._telemetry.tracer.start_span(f"bridge {name}", parent, SpanKind.CONSUMER, attributes)
         who = Caller("service:workflows", event.correlation_id, event.event_id)

@@ -334,8 +334,8 @@ class Monitor:
             others = mirrored[mirrored["bundle_digest"] == digest].set_index("prediction_id")
             own = frame["bundle_digest"] == digest
             ids = frame["prediction_id"]
-            score = frame["score"].where(own, ids.map(others["score"]).astype(float))
-            latency = frame["latency"].where(own, ids.map(others["latency"]).astype(float))
+            score = frame["score"].astype(float).where(own, ids.map(others["score"]).astype(float))
+            latency = frame["latency"].astype(float).where(own, ids.map(others["latency"]).astype(float))
             frame[f"{name}_score"] = score
             frame[f"{name}_scored"] = own | ids.isin(others.index)
             late = latency > slow if slow else pd.Series(False, index=frame.index)

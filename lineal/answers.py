@@ -1,0 +1,34 @@
+"""Answers of services as frames."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lineal.api.serving.v1 import serving_service_pb2 as serving_api
+
+
+def answers_frame(responses: Sequence[serving_api.PredictResponse]) -> pd.DataFrame:
+    """Return one row per prediction of several answers."""
+    rows: dict[str, list[Any]] = {
+        name: [] for name in ("prediction_id", "score", "decision", "arm", "bundle_digest", "generation", "trace_id")
+    }
+    for response in responses:
+        count = len(response.prediction_ids)
+        rows["prediction_id"] += response.prediction_ids
+        rows["score"] += response.scores
+        rows["decision"] += list(response.decisions) or [None] * count
+        for name in ("arm", "bundle_digest", "generation", "trace_id"):
+            rows[name] += [getattr(response, name)] * count
+    return pd.DataFrame(rows)
+
+
+def column_values(column: Any) -> list[Any]:
+    """Return the values of a column, None where null."""
+    kind = column.WhichOneof("values")
+    if kind is None:
+        return [None] * len(column.null_rows)
+    values = list(getattr(column, kind).micros if kind == "timestamps" else getattr(column, kind).values)
+    for row in column.null_rows:
+        values[row] = None
+    return values
