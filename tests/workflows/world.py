@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import catboost
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from google.protobuf.text_format import Parse
 from temporalio.client import Client
@@ -73,7 +74,7 @@ def rid() -> str:
     return str(uuid4())
 
 
-def draw(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(rows: int, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Make amounts, shops and what came of the orders."""
     generator = np.random.default_rng(seed)
     amount, shop = generator.normal(size=rows), generator.choice(["a", "b"], rows)
@@ -234,7 +235,7 @@ class World:
 
     async def saga(self, saga_id: str, until: Callable[[Saga], bool], seconds: float = 40) -> Saga:
         """Return a saga once it is as wanted."""
-        seen = Saga()
+        seen: Saga = Saga()
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -243,7 +244,8 @@ class World:
                         return seen
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise AssertionError(f"{saga_id} is not as wanted: {seen}") from None
+            described = await self.client.get_workflow_handle(saga_id).query("state")
+            raise AssertionError(f"{saga_id} is not as wanted: {seen}\n{described}") from None
 
     async def ended(self, saga_id: str, seconds: float = 40) -> Saga:
         return await self.saga(saga_id, lambda saga: saga.state in _ENDED, seconds)

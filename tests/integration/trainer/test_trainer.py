@@ -13,7 +13,7 @@ import pytest
 
 from chassis.artifacts import canonical_json
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
-from lineal.api.features.v1.feature_set_pb2 import FeatureColumn, FeatureSet, Label
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureColumn, FeatureSet, Label
 from lineal.api.trainer.v1 import trainer_service_pb2 as api
 from lineal.api.trainer.v1.run_pb2 import Parameters, RunState
 from tabular.bundle import Bundle
@@ -45,7 +45,10 @@ async def training_set(suite: Any, rows: pa.Table) -> str:
     file = suite.artifacts.put(buffer.getvalue())
     digest: str = suite.artifacts.put(canonical_json({"files": [{"digest": file, "rows": len(rows)}]}))
     log = suite.servers["trainer"].harness.log
-    columns = [FeatureColumn(name="amount", type=1, source=2), FeatureColumn(name="shop", type=2, source=1)]
+    columns = [
+        FeatureColumn(name="amount", type=ColumnType.COLUMN_TYPE_NUMERIC, source=ColumnSource.COLUMN_SOURCE_VIEW),
+        FeatureColumn(name="shop", type=ColumnType.COLUMN_TYPE_CATEGORICAL, source=ColumnSource.COLUMN_SOURCE_REQUEST),
+    ]
     features = FeatureSetRegistered(
         feature_set=FeatureSet(name="f", label=Label(key=["id"], greater_than=0)), version="v1", columns=columns
     )

@@ -6,7 +6,8 @@ from services.serving.spool import Spool, SpoolFull
 
 
 def everything(spool: Spool, most_bytes: int = 10) -> list[bytes]:
-    found, place = [], (0, 0)
+    found: list[bytes] = []
+    place = (0, 0)
     while True:
         frames, number, offset = spool.read(*place, most_bytes)
         if not frames:
