@@ -1,4 +1,4 @@
-"""Replay the past as live traffic: rows in the order in which they became available, predictions in between."""
+"""Replay the past as live traffic: rows in the order in which they became available, predictions between."""
 
 import hashlib
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ class Replay:
 
 
 def departures(tables: Tables) -> pd.DataFrame:
-    """Return the table of departure delays: delivered at departure, stamped three hours before the scheduled one."""
+    """Give the table of departure delays: delivered at departure, stamped three hours before the scheduled one."""
     left = tables.arrivals.merge(
         tables.flights[["flight_id", "event_time"]], on="flight_id", suffixes=("", "_scheduled")
     )
