@@ -34,7 +34,7 @@ PROJECT = Path(__file__).parent
 HISTORY_END = datetime(2013, 4, 1, tzinfo=UTC)
 _SAGA_SECONDS = 300.0
 # As the endpoint's policy has it.
-PERIOD = pd.Timedelta(days=14)
+PERIOD = pd.Timedelta(days=30)
 _PAUSE_SECONDS = 0.2
 console = Console()
 
@@ -162,8 +162,8 @@ class _Demo:
 
         A period that the traffic has passed is waited for as well, so that the replay does not outrun the watch.
         """
-        if piece.start.floor("14D") != piece.end.floor("14D"):
-            self._wait_for_period(piece.end.floor("14D"))
+        if piece.start.floor("30D") != piece.end.floor("30D"):
+            self._wait_for_period(piece.end.floor("30D"))
         if self.story.retrain is not None:
             return
         if not self._watched:
