@@ -59,6 +59,7 @@ class Saga:
         self._asked = False
         # From here on there is no way back, only forward.
         self._decided = False
+        self._stopping = False
 
     # What others may say and ask
 
@@ -133,6 +134,9 @@ class Saga:
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=summary,
         )
+        # A command that was waited for to its end swallows the cancellation; the work must stop here all the same.
+        if self._stopping and not self._decided:
+            raise asyncio.CancelledError
         return result
 
     async def _long(self, activity: m.Activity[In, Out], argument: In, summary: str) -> Out:
@@ -220,6 +224,7 @@ class Saga:
             if working.done():
                 return working.result()
         finally:
+            self._stopping = not working.done()
             for task in (working, rejection):
                 task.cancel()
             # What was on its way arrives before anything is undone.
