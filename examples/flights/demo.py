@@ -141,12 +141,24 @@ class _Demo:
         self.story.check("first champion", saga.state == SagaState.SAGA_STATE_COMPLETED, saga.outcome)
 
     def _live(self, piece: Slice) -> None:
-        for name, rows in piece.rows.items():
+        """Hand over a slice's rows and ask for its flights.
+
+        Features are as of each flight's cut-off, so rows may come before the questions of their slice. Not so where the
+        available time lies: departures are handed over after them, as a flight leaves after its question.
+        """
+        late = {"departures": piece.rows["departures"]}
+        self._hand_over(piece, {name: rows for name, rows in piece.rows.items() if name not in late})
+        if len(piece.asked):
+            self._ask(piece)
+        self._hand_over(piece, late)
+
+    def _hand_over(self, piece: Slice, tables: dict[str, pd.DataFrame]) -> None:
+        for name, rows in tables.items():
             if len(rows):
                 done = self.client.ingest(name, rows, batch_id=f"{piece.start:%Y-%m-%dT%H}")
                 self.story.position = max(self.story.position, done.position)
-        if not len(piece.asked):
-            return
+
+    def _ask(self, piece: Slice) -> None:
         answers = self.client.predict(
             ENDPOINT,
             piece.asked[REQUEST_COLUMNS].reset_index(drop=True),
@@ -307,7 +319,7 @@ def _months(client: Client, frame: pd.DataFrame) -> None:
         start = month.start_time.tz_localize("UTC").to_pydatetime()
         request = monitor_api.GetPerformanceRequest(endpoint=ENDPOINT)
         request.start_time.FromDatetime(start)
-        request.end_time.FromDatetime(month.end_time.tz_localize("UTC").to_pydatetime())
+        request.end_time.FromDatetime((month + 1).start_time.tz_localize("UTC").to_pydatetime())
         arms = client.services.monitor.call("GetPerformance", request).arms
         best = arms[0]
         table.add_row(str(month), f"{len(rows):,}", best.bundle_digest[:12], f"{best.auc:.4f}", f"{best.outcomes:,}")
