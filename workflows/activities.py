@@ -27,7 +27,7 @@ _FINAL = (InvalidArgument, NotFound, AlreadyExists, RuleViolated)
 _HEARTBEAT_SECONDS = 2.0
 
 # Seconds that the RPC of a command may take; the activity around it has longer.
-COMMAND_SECONDS = 10.0
+COMMAND_SECONDS = 6.0
 
 
 class Heart:

@@ -24,7 +24,7 @@ _RETRY = RetryPolicy(
     initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10), maximum_attempts=0
 )
 # Longer than the deadline of the RPC inside, so that a lost worker is noticed and a slow service is not.
-_COMMAND = timedelta(seconds=20)
+_COMMAND = timedelta(seconds=8)
 _LONG = timedelta(days=30)
 _HEARTBEAT = timedelta(seconds=10)
 

@@ -65,9 +65,12 @@ class Loader:
             async with asyncio.timeout(_TRIAL_SECONDS):
                 _, errors = await child.communicate()
         except TimeoutError:
-            child.kill()
-            await child.wait()
             raise BundleUnloadable(f"a trial process could not load the model in {_TRIAL_SECONDS:g} s") from None
+        finally:
+            # Also when the service stops meanwhile.
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
         if child.returncode:
             why = errors.decode(errors="replace").strip()[-500:] or f"it died with code {child.returncode}"
             raise BundleUnloadable(f"a trial process could not load the model: {why}")
