@@ -24,6 +24,8 @@ from workflows.training_activities import TrainingActivities
 from workflows.watch import Watch
 
 _GRACE = timedelta(seconds=5)
+# How long a workflow that a lost worker had in its cache waits before another worker takes it.
+_STICKY = timedelta(seconds=3)
 WORKFLOWS = (Retrain, Release, Rollback, Watch)
 
 
@@ -75,6 +77,7 @@ async def build(harness: Harness) -> None:
             ],
             interceptors=[Boundary(harness.telemetry)],
             graceful_shutdown_timeout=_GRACE,
+            sticky_queue_schedule_to_start_timeout=_STICKY,
         )
         temporal = Temporal(found, settings)
         reconciler = Reconciler(harness.channel("registry"), temporal)
