@@ -1,52 +1,61 @@
-"""Run services for real in this process, each on a free port, finding one another through a profile."""
+"""Run services for real in this process, each on a free port, wired by one profile."""
 
+import importlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import yaml
 
-from chassis import server
-from chassis.server import Build, RunningServer
-from chassis.settings import ServiceSettings
-from services.lineage.server import build as build_lineage
-from services.lineage.settings import Settings as LineageSettings
+from chassis.artifacts import ArtifactStore
+from chassis.server import RunningServer, start
+from lineal.profile import Profile
 
 
 class Suite:
-    """The services that run, by name, on one data folder."""
+    """The services that run on one data folder; each knows those started before it."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
-        self.running: dict[str, RunningServer] = {}
-        self._profile = data_dir / "profile.yaml"
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self.profile = folder / "profile.yaml"
+        self.servers: dict[str, RunningServer] = {}
+        self._stack = stack
 
-    @asynccontextmanager
-    async def service(
-        self, name: str, settings: type[ServiceSettings], build: Build, **values: Any
-    ) -> AsyncIterator[Any]:
-        """Run one more service; yields a channel to it."""
-        configured = settings(port=0, data_dir=self.data_dir, profile=self._profile, **values)
-        self._write_profile()
-        async with server.start(name, configured, build) as running:
-            self.running[name] = running
-            self._write_profile()
-            async with grpc.aio.insecure_channel(running.address) as channel:
-                await channel.channel_ready()
-                yield channel
-        del self.running[name]
+    async def start(self, *names: str, **settings: Any) -> None:
+        """Start services in this order; `settings` are of the last one."""
+        for name in names:
+            module = importlib.import_module(f"services.{name}.settings")
+            build = importlib.import_module(f"services.{name}.server").build
+            own = settings if name == names[-1] else {}
+            values = {"port": 0, "data_dir": self.folder, "profile": self.profile, "drain_seconds": 0} | own
+            self._save_profile()
+            self.servers[name] = await self._stack.enter_async_context(start(name, module.Settings(**values), build))
+        self._save_profile()
 
-    def _write_profile(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        addresses = {name: running.address for name, running in self.running.items()}
-        self._profile.write_text(yaml.safe_dump(addresses))
+    def stub(self, name: str) -> Any:
+        """Return the asynchronous stub of a service."""
+        module = importlib.import_module(f"lineal.api.{name}.v1.{name}_service_pb2_grpc")
+        channel = grpc.aio.insecure_channel(self.address(name))
+        self._stack.push_async_callback(channel.close)
+        return getattr(module, f"{name.title()}ServiceStub")(channel)
+
+    def address(self, name: str) -> str:
+        """Return where a service listens."""
+        return self.servers[name].address
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """The artifact store that the services share."""
+        return next(iter(self.servers.values())).harness.artifacts
+
+    def _save_profile(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        Profile({name: server.address for name, server in self.servers.items()}).save(self.profile)
 
 
 @asynccontextmanager
-async def suite_with_lineage(data_dir: Path) -> AsyncIterator[Suite]:
-    """Run lineage, which every other service needs."""
-    suite = Suite(data_dir)
-    async with suite.service("lineage", LineageSettings, build_lineage):
-        yield suite
+async def running(folder: Path) -> AsyncIterator[Suite]:
+    """Yield a suite on a data folder; its services stop in reverse order."""
+    async with AsyncExitStack() as stack:
+        yield Suite(folder, stack)

@@ -5,14 +5,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
-from tests.integration.conftest import Suite
+from tests.integration.running import running
 from tests.workflows.world import World
 
 
@@ -42,8 +41,8 @@ def temporal() -> Iterator[str]:
 @pytest.fixture
 async def world(tmp_path: Path, temporal: str) -> AsyncIterator[World]:
     """Services can be started in it."""
-    async with AsyncExitStack() as stack:
-        yield World(Suite(tmp_path, stack), stack, temporal)
+    async with running(tmp_path) as suite:
+        yield World(suite, temporal)
 
 
 @pytest.fixture

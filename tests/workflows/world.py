@@ -4,7 +4,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,7 +29,7 @@ from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.profile import Profile
 from tabular.columns import from_numpy
 from tabular.schema import arrow_schema
-from tests.integration.conftest import Suite
+from tests.integration.running import Suite
 from workflows.server import build
 from workflows.settings import Settings
 
@@ -104,9 +104,8 @@ def model_file(seed: int, *, harmful: bool) -> bytes:
 class World:
     """The services, the workflows on a Temporal server, and one endpoint."""
 
-    def __init__(self, suite: Suite, stack: AsyncExitStack, temporal: str) -> None:
+    def __init__(self, suite: Suite, temporal: str) -> None:
         self.suite = suite
-        self.stack = stack
         self.temporal = temporal
         # Tests share the server but not each other's schedules and workers.
         self.endpoint = f"shop-{uuid4().hex[:8]}"

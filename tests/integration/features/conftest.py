@@ -6,23 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from services.features.server import build as build_features
-from services.features.settings import Settings as FeaturesSettings
-from services.ingest.server import build as build_ingest
-from services.ingest.settings import Settings as IngestSettings
 from tests.integration.features.world import World
-from tests.integration.running import suite_with_lineage
+from tests.integration.running import running
 
 
 @asynccontextmanager
-async def running(folder: Path, **settings: str) -> AsyncIterator[World]:
+async def running_world(folder: Path, **settings: str) -> AsyncIterator[World]:
     """Run lineage, ingest and features, with one Dask worker; `settings` are those of features."""
-    async with (
-        suite_with_lineage(folder) as suite,
-        suite.service("ingest", IngestSettings, build_ingest) as ingest,
-        suite.service("features", FeaturesSettings, build_features, dask_workers=1, **settings) as features,
-    ):
-        yield World(suite, ingest, features)
+    async with running(folder) as suite:
+        await suite.start("lineage", "ingest", "features", dask_workers=1, **settings)
+        yield World(suite)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +49,7 @@ def redis_url(redis_server: str) -> str:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """The services with online state in SQLite."""
-    async with running(tmp_path) as found:
+    async with running_world(tmp_path) as found:
         yield found
 
 
@@ -68,5 +61,5 @@ async def any_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
         settings["redis_url"] = request.getfixturevalue("redis_url")
     elif request.param == "postgresql":
         settings["database_url"] = request.getfixturevalue("postgres_url")
-    async with running(tmp_path, **settings) as found:
+    async with running_world(tmp_path, **settings) as found:
         yield found

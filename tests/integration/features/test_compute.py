@@ -5,7 +5,7 @@ import pytest
 from dask import distributed
 
 from lineal.api.features.v1 import features_service_pb2 as api
-from tests.integration.features.conftest import running
+from tests.integration.features.conftest import running_world
 from tests.integration.features.world import World, at, ends, random_trips, trips
 from tests.unit.tabular.declarations import feature_set, view
 
@@ -34,13 +34,13 @@ async def test_a_worker_killed_between_training_sets_is_replaced(world: World) -
 
 @pytest.mark.timeout(120)
 async def test_a_scheduler_elsewhere_builds_the_same_training_set(tmp_path: Path) -> None:
-    async with running(tmp_path / "own") as world:
+    async with running_world(tmp_path / "own") as world:
         own = await world.build("late", await filled(world))
     async with (
         distributed.LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", asynchronous=True
         ) as elsewhere,
-        running(tmp_path / "remote", dask_scheduler=elsewhere.scheduler_address) as world,
+        running_world(tmp_path / "remote", dask_scheduler=elsewhere.scheduler_address) as world,
     ):
         there = await world.build("late", await filled(world))
         request = api.GetTrainingSetRequest(digest=there[-1].training_set.digest)

@@ -56,7 +56,7 @@ async def test_online_equals_the_training_set_at_every_cutoff(any_world: World) 
 
     again = await any_world.build("late", await any_world.snapshots("trips", "ends"))
     assert (len(again), again[-1].training_set.digest) == (1, built.digest)
-    for runner in any_world.suite.running["features"].harness._runners:
+    for runner in any_world.suite.servers["features"].harness._runners:
         verified = await runner.verify()
         assert verified.live_digest == verified.rebuilt_digest
 

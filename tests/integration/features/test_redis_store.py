@@ -14,7 +14,7 @@ from services.features.redis_store import RedisOnlineStore, RedisStateLost
 from tabular.definitions import version
 from tabular.parquet import to_parquet
 from tabular.schema import arrow_schema
-from tests.integration.features.conftest import running
+from tests.integration.features.conftest import running_world
 from tests.integration.features.world import at, ends, random_trips, trips, values
 from tests.unit.tabular.declarations import feature_set, view
 
@@ -58,11 +58,11 @@ async def test_lost_state_is_noticed(redis_url: str) -> None:
 
 async def test_state_outlives_the_service(redis_url: str, tmp_path: Path) -> None:
     _, ended = random_trips(seed=5, count=60)
-    async with running(tmp_path, redis_url=redis_url) as world:
+    async with running_world(tmp_path, redis_url=redis_url) as world:
         await world.declare(trips(), ends(), view(), feature_set())
         position = await world.send(ends(), ended[:30])
         before = await world.online("late", {"driver": ["ann"]}, [at(900)], position)
-    async with running(tmp_path, redis_url=redis_url) as world:
+    async with running_world(tmp_path, redis_url=redis_url) as world:
         again = await world.online("late", {"driver": ["ann"]}, [at(900)], position)
         assert [values(c) for c in again.columns] == [values(c) for c in before.columns]
         position = await world.send(ends(), ended[30:])

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import grpc.aio
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -15,10 +14,8 @@ from chassis.ids import new_request_id
 from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
-from lineal.api.features.v1.features_service_pb2_grpc import FeaturesServiceStub
 from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tabular import columns
 from tabular.schema import arrow_schema
 from tests.integration.running import Suite
@@ -34,10 +31,10 @@ def at(seconds: float) -> datetime:
 class World:
     """The services, and what tests do with them again and again."""
 
-    def __init__(self, suite: Suite, ingest: grpc.aio.Channel, features: grpc.aio.Channel) -> None:
+    def __init__(self, suite: Suite) -> None:
         self.suite = suite
-        self.ingest = IngestServiceStub(ingest)
-        self.features = FeaturesServiceStub(features)
+        self.ingest = suite.stub("ingest")
+        self.features = suite.stub("features")
 
     async def declare(self, *declarations: Message) -> int:
         position = 0
@@ -98,7 +95,8 @@ class World:
         request = api.GetOnlineFeaturesRequest(feature_set=name, min_position=min_position)
         request.entities.extend(columns.from_arrow(key, pa.array(values)) for key, values in entities.items())
         request.cutoff_micros.extend(round(cutoff.timestamp() * 1e6) for cutoff in cutoffs)
-        return await self.features.GetOnlineFeatures(request)
+        response: api.GetOnlineFeaturesResponse = await self.features.GetOnlineFeatures(request)
+        return response
 
 
 def random_trips(seed: int, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

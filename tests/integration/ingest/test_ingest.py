@@ -1,7 +1,5 @@
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,10 +12,7 @@ from grpc_status.rpc_status import from_call  # type: ignore[import-untyped]
 from chassis.ids import new_request_id
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
-from services.ingest.server import build
-from services.ingest.settings import Settings
-from tests.integration.running import Suite, suite_with_lineage
+from tests.integration.running import Suite
 from tests.unit.tabular.declarations import trips
 
 if TYPE_CHECKING:
@@ -26,17 +21,12 @@ if TYPE_CHECKING:
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
-@pytest.fixture
-async def suite(tmp_path: Path) -> AsyncIterator[Suite]:
-    async with suite_with_lineage(tmp_path) as running:
-        yield running
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def ingest(suite: Suite, request: pytest.FixtureRequest) -> AsyncIterator["IngestServiceAsyncStub"]:
+async def ingest(suite: Suite, request: pytest.FixtureRequest) -> "IngestServiceAsyncStub":
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    async with suite.service("ingest", Settings, build, database_url=url) as channel:
-        yield IngestServiceStub(channel)
+    await suite.start("lineage", "ingest", database_url=url)
+    stub: IngestServiceAsyncStub = suite.stub("ingest")
+    return stub
 
 
 def rows(first: int = 0, count: int = 3, km: float = 1.0) -> bytes:
@@ -214,6 +204,6 @@ async def test_rebuilt_tables_are_identical(suite: Suite, ingest: "IngestService
     await register(ingest)
     await send(ingest, ("one", rows()), ("two", rows(0, 2, km=-1.0)))
     await ingest.GetDataset(api.GetDatasetRequest(name="trips", min_position=(await snapshot(ingest)).position))
-    (runner,) = suite.running["ingest"].harness._runners
+    (runner,) = suite.servers["ingest"].harness._runners
     verified = await runner.verify()
     assert verified.live_digest == verified.rebuilt_digest
