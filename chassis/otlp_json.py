@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,9 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 MAX_BYTES = 64 * 1024 * 1024
 _KEPT = 2
@@ -46,18 +44,40 @@ class JsonLines:
         self._path = path
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
+        self._open: int | None = None
 
     def write(self, line: str) -> None:
         """Append one line."""
         data = line.encode() + b"\n"
         with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            if self._path.exists() and self._path.stat().st_size + len(data) > self._max_bytes:
-                self._rotate()
-            with self._path.open("ab", buffering=0) as file:
-                file.write(data)
+            number = self._number()
+            if (size := os.fstat(number).st_size) and size + len(data) > self._max_bytes:
+                self._rotate(number)
+                number = self._number()
+            os.write(number, data)
 
-    def _rotate(self) -> None:
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        with self._lock:
+            self._close()
+
+    def _number(self) -> int:
+        if self._open is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._open = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        return self._open
+
+    def _close(self) -> None:
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
+
+    def _rotate(self, number: int) -> None:
+        # Another process that writes to the same file may have rotated it already.
+        mine = self._path.exists() and os.path.samestat(os.fstat(number), self._path.stat())
+        self._close()
+        if not mine:
+            return
         for n in range(_KEPT - 1, 0, -1):
             older = self._path.with_name(f"{self._path.name}.{n}")
             if older.exists():
@@ -72,22 +92,6 @@ def _written(file: JsonLines, encode: Callable[[], Message]) -> bool:
         # A full disk must not take the service down with it; the SDK counts what could not be exported.
         return False
     return True
-
-
-class JsonLinesSpanExporter(SpanExporter):
-    """Write spans, one ExportTraceServiceRequest per line."""
-
-    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
-        self._file = JsonLines(path, max_bytes)
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write a batch."""
-        done = _written(self._file, lambda: encode_spans(spans))
-        return SpanExportResult.SUCCESS if done else SpanExportResult.FAILURE
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
-        """Do nothing: every batch is written at once."""
-        return True
 
 
 class JsonLinesMetricExporter(MetricExporter):
@@ -106,8 +110,9 @@ class JsonLinesMetricExporter(MetricExporter):
         """Do nothing: every batch is written at once."""
         return True
 
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Do nothing: every batch is written at once."""
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ARG002
+        """Close the file."""
+        self._file.close()
 
 
 class JsonLinesLogExporter(LogRecordExporter):
@@ -122,7 +127,8 @@ class JsonLinesLogExporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS if done else LogRecordExportResult.FAILURE
 
     def shutdown(self) -> None:
-        """Do nothing: every batch is written at once."""
+        """Close the file."""
+        self._file.close()
 
     def force_flush(self, timeout_millis: int = 10_000) -> bool:  # noqa: ARG002
         """Do nothing: every batch is written at once."""

@@ -19,12 +19,13 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
 from chassis.context import caller
-from chassis.otlp_json import JsonLinesLogExporter, JsonLinesMetricExporter, JsonLinesSpanExporter
+from chassis.otlp_json import JsonLinesLogExporter, JsonLinesMetricExporter
+from chassis.span_lines import SpanLines
 
 # Buckets of the RPC conventions, seconds.
 RPC_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -44,7 +45,7 @@ class Telemetry:
 
     With `OTEL_EXPORTER_OTLP_ENDPOINT` everything goes there by OTLP over gRPC. Without it, to
     `<folder>/<service>-spans.jsonl`, `-metrics.jsonl` and `-logs.jsonl`, capped in size, one export request per line.
-    Spans and logs are written at latest a second after they end. A folder of None drops everything.
+    In files a span is written when it ends, logs at latest a second later. A folder of None drops everything.
     """
 
     def __init__(self, service: str, folder: Path | None) -> None:
@@ -53,9 +54,9 @@ class Telemetry:
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._logs = LoggerProvider(resource=resource, shutdown_on_exit=False)
         readers = []
-        spans, metrics, logs = _exporters(service, folder)
+        spans, metrics, logs = _outlets(service, folder)
         if spans and metrics and logs:
-            self._traces.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=_FLUSH_MILLIS))
+            self._traces.add_span_processor(spans)
             self._logs.add_log_record_processor(BatchLogRecordProcessor(logs, schedule_delay_millis=_FLUSH_MILLIS))
             readers.append(PeriodicExportingMetricReader(metrics, export_interval_millis=_METRICS_MILLIS))
         self._metrics = MeterProvider(
@@ -95,17 +96,18 @@ class Telemetry:
         self._metrics.shutdown()
 
 
-def _exporters(
+def _outlets(
     service: str, folder: Path | None
-) -> tuple[SpanExporter | None, MetricExporter | None, LogRecordExporter | None]:
+) -> tuple[SpanProcessor | None, MetricExporter | None, LogRecordExporter | None]:
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None, None, None
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        return OTLPSpanExporter(), OTLPMetricExporter(), OTLPLogExporter()
+        spans = BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=_FLUSH_MILLIS)
+        return spans, OTLPMetricExporter(), OTLPLogExporter()
     if folder is None:
         return None, None, None
     return (
-        JsonLinesSpanExporter(folder / f"{service}-spans.jsonl"),
+        SpanLines(folder / f"{service}-spans.jsonl"),
         JsonLinesMetricExporter(folder / f"{service}-metrics.jsonl"),
         JsonLinesLogExporter(folder / f"{service}-logs.jsonl"),
     )

@@ -4,8 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from chassis.otlp_json import JsonLines
+from chassis.otlp_json import JsonLines, otlp_json
+from chassis.span_lines import SpanLines
 from chassis.telemetry import JsonFormatter, OtlpHandler, Telemetry
 
 
@@ -58,3 +66,41 @@ def test_a_disk_that_refuses_does_not_stop_the_service(tmp_path: Path) -> None:
     with telemetry.tracer.start_as_current_span("work"):
         pass
     telemetry.shutdown()
+
+
+def test_a_line_is_what_the_sdk_encodes(tmp_path: Path) -> None:
+    provider = TracerProvider(resource=Resource.create({"service.name": "demo"}), shutdown_on_exit=False)
+    kept = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    provider.add_span_processor(SpanLines(tmp_path / "spans.jsonl"))
+    tracer = provider.get_tracer("lineal")
+    parent = TraceContextTextMapPropagator().extract(
+        {"traceparent": f"00-{7:032x}-{9:016x}-01", "tracestate": "vendor=1"}
+    )
+    other = SpanContext(3, 4, is_remote=False, trace_flags=TraceFlags(1))
+    with tracer.start_as_current_span("outer", parent, SpanKind.SERVER, links=[Link(other, {"why": "retry"})]) as span:
+        span.set_attributes({"s": 'a "quoted" ü', "i": -(2**53), "f": 0.1, "b": True, "l": ["x", "y"], "n": [1, 2]})
+        span.add_event("seen", {"at": 1.5})
+        span.set_status(StatusCode.ERROR, "went wrong")
+        with tracer.start_as_current_span("inner"):
+            pass
+    provider.shutdown()
+    for written, finished in zip(lines(tmp_path / "spans.jsonl"), kept.get_finished_spans(), strict=True):
+        assert written == json.loads(otlp_json(encode_spans([finished])))
+
+
+def test_a_span_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
+    telemetry = Telemetry("demo", tmp_path)
+    with telemetry.tracer.start_as_current_span("work"):
+        pass
+    assert len(lines(tmp_path / "demo-spans.jsonl")) == 1
+    telemetry.shutdown()
+
+
+def test_two_processes_that_share_a_file_rotate_it_once(tmp_path: Path) -> None:
+    files = [JsonLines(tmp_path / "x.jsonl", max_bytes=40) for _ in range(2)]
+    for file in files:
+        file.write('{"n":"long enough for one line"}')
+        file.write('{"n":"long enough for one line"}')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jsonl", "x.jsonl.1", "x.jsonl.2"]
+    assert len([line for path in tmp_path.iterdir() for line in lines(path)]) == 3
