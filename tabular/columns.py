@@ -130,6 +130,22 @@ def length(column: Column) -> int:
     return len(values.micros if kind == "timestamps" else values.values)
 
 
+def concatenated(columns: Sequence[Column]) -> Column:
+    """Put columns of one name and type below each other."""
+    if len(columns) == 1:
+        return columns[0]
+    whole = Column()
+    rows = 0
+    for column in columns:
+        nulls = [rows + row for row in column.null_rows]
+        rows += length(column)
+        # Merging appends what is repeated, values and null rows alike.
+        whole.MergeFrom(column)
+        if nulls:
+            whole.null_rows[len(whole.null_rows) - len(nulls) :] = nulls
+    return whole
+
+
 def from_table(table: pa.Table) -> list[Column]:
     """Make one column for each of a table's."""
     return [from_arrow(name, table[name]) for name in table.column_names]

@@ -1,17 +1,20 @@
 """The arms that this replica serves: folded from the log, loaded, then swapped between two requests."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from chassis.errors import LinealError, NotFound, Unavailable
 from chassis.events import EventLog
-from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint, RefusedArms
 from services.serving.loader import Loader
 from services.serving.standing import TYPES, Standing
 from tabular.scorer import Scorer
 
 _logger = logging.getLogger(__name__)
+# An artifact may be restored, or its store come back.
+_RETRY_SECONDS = (2.0, 60.0)
 
 
 class EndpointUnknown(NotFound):
@@ -51,13 +54,19 @@ class ArmTable:
         self._applied = applied
         self._standing = Standing()
         self._loaded: dict[str, LoadedArms] = {}
-        self._failures: dict[str, str] = {}
+        self._refused: dict[str, RefusedArms] = {}
+        self._changing = asyncio.Lock()
         self._live = False
 
     @property
     def generations(self) -> dict[str, int]:
         """The generation that is applied, by endpoint."""
         return {name: loaded.generation for name, loaded in self._loaded.items()}
+
+    @property
+    def refused(self) -> dict[str, RefusedArms]:
+        """The newest arms that could not be loaded, by endpoint; those before go on answering."""
+        return dict(self._refused)
 
     def names(self) -> list[str]:
         """Return the endpoints that were declared."""
@@ -73,11 +82,15 @@ class ArmTable:
         if endpoint not in self._standing.endpoints:
             known = ", ".join(self.names()) or "none"
             raise EndpointUnknown(f"endpoint {endpoint!r} is unknown; there are: {known}")
-        why = self._failures.get(endpoint, "release a bundle first, for example with `lineal train`")
+        refused = self._refused.get(endpoint)
+        why = refused.reason if refused else "release a bundle first, for example with `lineal train`"
         raise NoChampion(f"endpoint {endpoint!r} has no champion: {why}")
 
     async def check(self) -> None:
-        """Raise while the history has not been read, or while the newest arms of an endpoint could not be loaded."""
+        """Raise while the history has not been read.
+
+        Arms that could not be loaded do not stop a replica: it answers with those before, and for other endpoints.
+        """
         if not self._live:
             raise HistoryUnread("reading the log")
 
@@ -96,18 +109,35 @@ class ArmTable:
                 await self._applied()
             changed = set()
 
+    async def retry(self) -> None:
+        """Try again, for ever, to load arms that could not be loaded."""
+        pause, longest = _RETRY_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest) if self._refused else _RETRY_SECONDS[0]
+            for name in sorted(self._refused):
+                await self._apply(name)
+                if name not in self._refused:
+                    await self._applied()
+
     async def _apply(self, name: str) -> None:
-        known = self._standing.endpoints[name]
-        try:
-            scorers = {}
-            for arm in known.arms:
-                self._standing.check(arm)
-                scorers[arm.bundle_digest] = await self._loader.load(arm.bundle_digest)
-        except LinealError as error:
-            # The arms before go on answering; whoever changed them sees that this generation is not applied.
-            self._failures[name] = error.message
-            _logger.error("generation %d of %s is not applied: %s", known.generation, name, error.message)
-            return
-        self._failures.pop(name, None)
-        self._loaded[name] = LoadedArms(known.endpoint, known.generation, known.arms, scorers)
-        self._loader.keep(digest for loaded in self._loaded.values() for digest in loaded.scorers)
+        async with self._changing:
+            known = self._standing.endpoints[name]
+            try:
+                scorers = {}
+                for arm in known.arms:
+                    self._standing.check(arm)
+                    scorers[arm.bundle_digest] = await self._loader.load(arm.bundle_digest)
+            except (LinealError, OSError) as error:
+                # The arms before go on answering; whoever changed them is told that this generation is refused.
+                self._refuse(name, known.generation, error.message if isinstance(error, LinealError) else str(error))
+                return
+            self._refused.pop(name, None)
+            self._loaded[name] = LoadedArms(known.endpoint, known.generation, known.arms, scorers)
+            self._loader.keep(digest for loaded in self._loaded.values() for digest in loaded.scorers)
+
+    def _refuse(self, name: str, generation: int, reason: str) -> None:
+        refused = RefusedArms(generation=generation, reason=reason)
+        if self._refused.get(name) != refused:
+            _logger.error("generation %d of %s is not applied: %s", generation, name, reason)
+        self._refused[name] = refused

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import grpc.aio
 
 from chassis.errors import Unavailable
+from lineal.api.registry.v1.endpoint_pb2 import RefusedArms
 from lineal.api.registry.v1.registry_service_pb2 import RenewLeaseRequest
 from lineal.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 
@@ -29,6 +30,7 @@ class LeaseKeeper:
         self._end = 0.0
         self._now = asyncio.Event()
         self.generations: Callable[[], dict[str, int]] = dict
+        self.refused: Callable[[], dict[str, RefusedArms]] = dict
 
     @property
     def valid(self) -> bool:
@@ -70,7 +72,8 @@ class LeaseKeeper:
         before = time.monotonic()
         try:
             response = await self._stub.RenewLease(
-                RenewLeaseRequest(replica_id=self._replica_id, generations=self.generations()), timeout=_CALL_SECONDS
+                RenewLeaseRequest(replica_id=self._replica_id, generations=self.generations(), refused=self.refused()),
+                timeout=_CALL_SECONDS,
             )
         except grpc.aio.AioRpcError as error:
             _logger.warning("the lease is not renewed: %s", error.details())

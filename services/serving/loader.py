@@ -27,11 +27,13 @@ class Loader:
         """Return the scorer of a bundle. Raises BundleUnloadable, naming what is wrong with which file."""
         if digest in self._scorers:
             return self._scorers[digest]
+        reading = "manifest"
         try:
             manifest = await asyncio.to_thread(self._artifacts.path, digest)
             bundle = Bundle.from_bytes(await asyncio.to_thread(manifest.read_bytes))
             # Reading every file verifies its digest; a bundle is whole or it is not loaded.
-            for file in bundle.files.values():
+            for name, file in bundle.files.items():
+                reading = name
                 await asyncio.to_thread(self._artifacts.read, file)
             model = await asyncio.to_thread(self._artifacts.path, bundle.files[MODEL_FILE])
             await self._try(str(manifest), str(model))
@@ -41,7 +43,7 @@ class Loader:
         except BundleUnloadable:
             raise
         except LinealError as error:
-            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error.message}") from error
+            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {reading}: {error.message}") from error
         self._scorers[digest] = scorer
         return scorer
 

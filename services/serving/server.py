@@ -38,6 +38,7 @@ async def build(harness: Harness) -> None:
     lease = LeaseKeeper(harness.channel("registry"), settings.replica_id)
     arms = ArmTable(harness.log, Loader(harness.artifacts), lease.renew_soon)
     lease.generations = lambda: arms.generations
+    lease.refused = lambda: arms.refused
     predictor = Predictor(arms, Lookups(harness.channel("features")), recorder, lease, harness.clock)
 
     @asynccontextmanager
@@ -52,7 +53,8 @@ async def build(harness: Harness) -> None:
             spool.close()
 
     await harness.enter(life())
-    for name, task in (("arms", arms.run), ("lease", lease.run), ("records", recorder.run)):
+    tasks = {"arms": arms.run, "refused arms": arms.retry, "lease": lease.run, "records": recorder.run}
+    for name, task in tasks.items():
         harness.add_task(name, task)
     harness.add_check("arms", arms.check)
     harness.add_check("lease", lease.check)

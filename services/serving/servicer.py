@@ -53,7 +53,12 @@ class ServingServicer(ServingServiceServicer):
         )
 
     async def GetCounters(self, request: api.GetCountersRequest, context: Context) -> api.GetCountersResponse:
-        return api.GetCountersResponse(endpoints=self._recorder.counters(), replica_id=self._replica_id)
+        counted = {counters.endpoint: counters for counters in self._recorder.counters()}
+        for name, refused in self._arms.refused.items():
+            counters = counted.setdefault(name, api.EndpointCounters(endpoint=name))
+            counters.refused_generation, counters.refusal = refused.generation, refused.reason
+        endpoints = [counters for _, counters in sorted(counted.items())]
+        return api.GetCountersResponse(endpoints=endpoints, replica_id=self._replica_id)
 
 
 def champion_bundle(loaded: LoadedArms) -> Bundle:

@@ -1,42 +1,43 @@
 """Metrics with bootstrap intervals, on rows that several bundles have scored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error, roc_auc_score
 
 from tabular.bundle import MetricValue, Problem
 
 Array = npt.NDArray[np.float64]
+# How often each row is in a resample, in the order of the table.
+Counts = npt.NDArray[np.int64]
 _RESAMPLES = 200
 _SEED = 20_130_101
 _BINS = 10
+_EPSILON = np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """Row numbers of bootstrap resamples: the same for every bundle, so that differences are paired."""
+    """Bootstrap resamples of so many rows: the same for every bundle, so that differences are paired."""
 
-    rows: npt.NDArray[np.int64]
+    rows: int
 
-    @classmethod
-    def of(cls, rows: int) -> "Resampling":
-        """Draw resamples of a table with so many rows, always the same ones."""
+    def counts(self) -> Iterator[Counts]:
+        """Draw one resample after the other, always the same ones."""
         generator = np.random.default_rng(_SEED)
-        return cls(generator.integers(0, rows, size=(_RESAMPLES, rows), dtype=np.int64))
+        for _ in range(_RESAMPLES):
+            yield np.bincount(generator.integers(0, self.rows, size=self.rows), minlength=self.rows)
 
 
 def metrics(problem: Problem, label: Array, score: Array, resampling: Resampling) -> tuple[list[MetricValue], "Draws"]:
     """Return each metric with its 95 % percentile interval (Efron 1979), and its draws for paired differences."""
-    found, draws = [], {}
-    for name, function in _functions(problem).items():
-        value = function(label, score)
-        drawn = np.array([_safe(function, label[rows], score[rows]) for rows in resampling.rows])
-        draws[name] = (value, drawn)
-        found.append(_interval(name, value, drawn))
-    return found, draws
+    # One sort serves every resample: a resample is how often each row counts.
+    scored = (_Ranked if problem == "binary" else _Numbers)(label, score)
+    values = scored.measure(np.ones(len(label), dtype=np.int64))
+    drawn = [scored.measure(counts) for counts in resampling.counts()]
+    draws = {name: (value, np.array([draw[name] for draw in drawn])) for name, value in values.items()}
+    return [_interval(name, *draw) for name, draw in draws.items()], draws
 
 
 Draws = Mapping[str, tuple[float, Array]]
@@ -54,39 +55,74 @@ def difference(candidate: Draws, other: Draws) -> list[MetricValue]:
 def expected_calibration_error(label: Array, score: Array) -> float:
     """Return the mean distance of score and outcome over ten bins of equal count (Naeini et al. 2015)."""
     order = np.argsort(score, kind="stable")
-    bins = np.array_split(order, min(_BINS, len(order)))
-    return float(sum(abs(label[rows].mean() - score[rows].mean()) * len(rows) for rows in bins) / len(order))
+    return _calibration_error(label[order], score[order])
 
 
-def _functions(problem: Problem) -> Mapping[str, Callable[[Array, Array], float]]:
-    if problem == "regression":
-        return {"rmse": _rmse, "mae": lambda label, score: float(mean_absolute_error(label, score))}
-    return {
-        "auc": _auc,
-        "average_precision": lambda label, score: float(average_precision_score(label, score)),
-        "brier": _brier,
-        "log_loss": lambda label, score: float(log_loss(label, score, labels=[0, 1])),
-        "ece": expected_calibration_error,
-    }
+class _Numbers:
+    """A regression's rows."""
+
+    def __init__(self, label: Array, score: Array) -> None:
+        self._distance = np.abs(score - label)
+        self._square = self._distance**2
+
+    def measure(self, counts: Counts) -> dict[str, float]:
+        rows = counts.sum()
+        return {
+            "rmse": float(np.sqrt(counts @ self._square / rows)),
+            "mae": float(counts @ self._distance / rows),
+        }
 
 
-def _auc(label: Array, score: Array) -> float:
-    return float(roc_auc_score(label, score))
+class _Ranked:
+    """A classification's rows by ascending score; equal scores form a group."""
+
+    def __init__(self, label: Array, score: Array) -> None:
+        self._order = np.argsort(score, kind="stable")
+        self._label, self._score = label[self._order], score[self._order]
+        self._groups = np.flatnonzero(np.r_[True, np.diff(self._score) > 0])
+        self._square = (self._score - self._label) ** 2
+        likely = np.clip(np.where(self._label > 0, self._score, 1 - self._score), _EPSILON, 1.0)
+        self._surprise = -np.log(likely)
+
+    def measure(self, counts: Counts) -> dict[str, float]:
+        counts = counts[self._order]
+        rows = counts.sum()
+        hits = np.add.reduceat(counts * self._label, self._groups)
+        others = np.add.reduceat(counts, self._groups) - hits
+        numbers = np.repeat(np.arange(len(counts)), counts)
+        return {
+            "auc": _auc(hits, others),
+            "average_precision": _average_precision(hits[::-1], others[::-1]),
+            "brier": float(counts @ self._square / rows),
+            "log_loss": float(counts @ self._surprise / rows),
+            "ece": _calibration_error(self._label[numbers], self._score[numbers]),
+        }
 
 
-def _brier(label: Array, score: Array) -> float:
-    return float(np.mean((score - label) ** 2))
-
-
-def _rmse(label: Array, score: Array) -> float:
-    return float(np.sqrt(np.mean((score - label) ** 2)))
-
-
-def _safe(function: Callable[[Array, Array], float], label: Array, score: Array) -> float:
+def _auc(hits: Array, others: Array) -> float:
+    """Return the share of (hit, other) pairs in the right order, equal scores as half (Mann and Whitney 1947)."""
+    pairs = hits.sum() * others.sum()
     # A resample of few rows may hold one class only; then ranking says nothing.
-    if label.min() == label.max() and function is _auc:
-        return float("nan")
-    return function(label, score)
+    return float(hits @ (np.cumsum(others) - others / 2) / pairs) if pairs else float("nan")
+
+
+def _average_precision(hits: Array, others: Array) -> float:
+    """Return precision averaged over the recall gained, group by group from the highest score down."""
+    found = np.cumsum(hits)
+    if not found[-1]:
+        return 0.0
+    asked = found + np.cumsum(others)
+    precision = np.divide(found, asked, out=np.zeros_like(found), where=asked > 0)
+    return float(hits @ precision / found[-1])
+
+
+def _calibration_error(label: Array, score: Array) -> float:
+    """Return the expected calibration error of rows by ascending score."""
+    rows = len(score)
+    bins = min(_BINS, rows)
+    # As numpy.array_split cuts: the first bins are one longer.
+    sizes = np.full(bins, rows // bins) + (np.arange(bins) < rows % bins)
+    return float(np.abs(np.add.reduceat(label - score, np.cumsum(sizes) - sizes)).sum() / rows)
 
 
 def _interval(name: str, value: float, drawn: Array) -> MetricValue:

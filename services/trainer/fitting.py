@@ -132,6 +132,8 @@ def _settings(problem: Problem, parameters: Parameters) -> dict[str, Any]:
         "learning_rate": parameters.learning_rate,
         "l2_leaf_reg": parameters.l2_leaf_reg,
         "early_stopping_rounds": parameters.early_stopping_rounds,
+        "max_ctr_complexity": parameters.max_ctr_complexity,
+        "border_count": parameters.border_count,
         "random_seed": parameters.seed,
         "thread_count": parameters.threads,
         "allow_writing_files": False,

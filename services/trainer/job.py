@@ -68,7 +68,7 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
     report("evaluating", 0, 1)
     test = rows.take(parts.test)
     measured, _ = evaluation.metrics(
-        bundle.problem, test.label, scorer.score(test.vectors).calibrated, evaluation.Resampling.of(len(test.label))
+        bundle.problem, test.label, scorer.score(test.vectors).calibrated, evaluation.Resampling(len(test.label))
     )
     bundle = replace(bundle, metrics=tuple(measured))
     text = card(
@@ -108,7 +108,7 @@ def evaluate(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) 
         if not len(numbers):
             raise split.TooFewRows("no row of the training set lies in the time range of the evaluation")
         test = rows.take(numbers)
-        resampling = resampling or evaluation.Resampling.of(len(numbers))
+        resampling = resampling or evaluation.Resampling(len(numbers))
         score = Scorer(bundle, artifacts.read(bundle.files[MODEL_FILE])).score(test.vectors).calibrated
         measured, draws = evaluation.metrics(bundle.problem, test.label, score, resampling)
         result.rows = len(numbers)

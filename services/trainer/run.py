@@ -19,6 +19,8 @@ _DEFAULTS = Parameters(
     threads=2,
     validation_share=0.15,
     test_share=0.15,
+    max_ctr_complexity=4,
+    border_count=254,
 )
 
 
@@ -99,6 +101,8 @@ def with_defaults(parameters: Parameters) -> Parameters:
                 filled.validation_share + filled.test_share < 0.9,
                 "with validation_share it must stay below 0.9, or nothing is left to learn from",
             ),
+            ("max_ctr_complexity", filled.max_ctr_complexity <= 8, "combinations of 8 columns are the most"),
+            ("border_count", filled.border_count <= 65_535, "CatBoost takes 65,535 at most"),
             ("trials", filled.trials <= 1000, "1,000 trials are the most"),
         )
         if not holds

@@ -430,6 +430,32 @@ class Saga(_message.Message):
 Global___Saga: _TypeAlias = Saga  # noqa: Y015
 
 @_typing.final
+class RefusedArms(_message.Message):
+    """Arms that a replica could not load; it goes on with those before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """Their generation."""
+    reason: _builtins.str
+    """What is wrong with which bundle, and what to do."""
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedArms: _TypeAlias = RefusedArms  # noqa: Y015
+
+@_typing.final
 class Replica(_message.Message):
     """An instance of serving that holds a lease."""
 
@@ -455,9 +481,31 @@ class Replica(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RefusedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___RefusedArms: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___RefusedArms | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     LEASE_END_TIME_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """Id that the instance chose."""
     @_builtins.property
@@ -468,16 +516,21 @@ class Replica(_message.Message):
     def lease_end_time(self) -> _timestamp_pb2.Timestamp:
         """When its lease ends unless it is renewed."""
 
+    @_builtins.property
+    def refused(self) -> _containers.MessageMap[_builtins.str, Global___RefusedArms]:
+        """Newest arms that it could not load, by endpoint; an endpoint whose newest arms are applied is not there."""
+
     def __init__(
         self,
         *,
         replica_id: _builtins.str = ...,
         generations: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         lease_end_time: _timestamp_pb2.Timestamp | None = ...,
+        refused: _abc.Mapping[_builtins.str, Global___RefusedArms] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_end_time", b"lease_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "lease_end_time", b"lease_end_time", "replica_id", b"replica_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "lease_end_time", b"lease_end_time", "refused", b"refused", "replica_id", b"replica_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

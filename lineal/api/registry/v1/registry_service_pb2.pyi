@@ -1464,9 +1464,31 @@ class RenewLeaseRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RefusedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _endpoint_pb2.RefusedArms: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _endpoint_pb2.RefusedArms | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """The replica."""
     leaving: _builtins.bool
@@ -1475,16 +1497,21 @@ class RenewLeaseRequest(_message.Message):
     def generations(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Generation that it has applied, by endpoint."""
 
+    @_builtins.property
+    def refused(self) -> _containers.MessageMap[_builtins.str, _endpoint_pb2.RefusedArms]:
+        """Newest arms that it could not load, by endpoint."""
+
     def __init__(
         self,
         *,
         replica_id: _builtins.str = ...,
         generations: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         leaving: _builtins.bool = ...,
+        refused: _abc.Mapping[_builtins.str, _endpoint_pb2.RefusedArms] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "leaving", b"leaving", "replica_id", b"replica_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "leaving", b"leaving", "refused", b"refused", "replica_id", b"replica_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -258,14 +258,15 @@ class RegistryServiceServicer(object):
 
     def ChangeArms(self, request, context):
         """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
-        not releasable or another saga is under way.
+        not releasable or not intact in the artifact store, or another saga is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WaitForGeneration(self, request, context):
-        """Returns when every replica with a lease has applied the generation, and there is one at least. DEADLINE_EXCEEDED else.
+        """Returns when every replica with a lease has applied the generation, and there is one at least. FAILED_PRECONDITION
+        when a replica could not load it; UNAVAILABLE when replicas have not applied it within the deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,7 +281,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RequestRelease(self, request, context):
-        """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way or when the bundle is rejected.
+        """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way, or when the bundle is rejected
+        or not intact in the artifact store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,16 +61,20 @@ class RegistryServiceStub:
     """Lists endpoints by name."""
     ChangeArms: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ChangeArmsRequest, _registry_service_pb2.ChangeArmsResponse]
     """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
-    not releasable or another saga is under way.
+    not releasable or not intact in the artifact store, or another saga is under way.
     """
     WaitForGeneration: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.WaitForGenerationRequest, _registry_service_pb2.WaitForGenerationResponse]
-    """Returns when every replica with a lease has applied the generation, and there is one at least. DEADLINE_EXCEEDED else."""
+    """Returns when every replica with a lease has applied the generation, and there is one at least. FAILED_PRECONDITION
+    when a replica could not load it; UNAVAILABLE when replicas have not applied it within the deadline.
+    """
     RequestRetrain: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RequestRetrainRequest, _registry_service_pb2.RequestRetrainResponse]
     """Asks for a new candidate to be trained and released. FAILED_PRECONDITION while a saga is under way on the endpoint, or, for
     an alarm, within the cooldown of the model's policy.
     """
     RequestRelease: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RequestReleaseRequest, _registry_service_pb2.RequestReleaseResponse]
-    """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way or when the bundle is rejected."""
+    """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way, or when the bundle is rejected
+    or not intact in the artifact store.
+    """
     RequestRollback: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RequestRollbackRequest, _registry_service_pb2.RequestRollbackResponse]
     """Asks for the previous champion to come back. FAILED_PRECONDITION without one or while a rollback is under way; an active
     saga of another kind is stopped first.
@@ -127,16 +131,20 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Lists endpoints by name."""
     ChangeArms: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ChangeArmsRequest, _registry_service_pb2.ChangeArmsResponse]  # type: ignore[assignment]
     """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
-    not releasable or another saga is under way.
+    not releasable or not intact in the artifact store, or another saga is under way.
     """
     WaitForGeneration: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.WaitForGenerationRequest, _registry_service_pb2.WaitForGenerationResponse]  # type: ignore[assignment]
-    """Returns when every replica with a lease has applied the generation, and there is one at least. DEADLINE_EXCEEDED else."""
+    """Returns when every replica with a lease has applied the generation, and there is one at least. FAILED_PRECONDITION
+    when a replica could not load it; UNAVAILABLE when replicas have not applied it within the deadline.
+    """
     RequestRetrain: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RequestRetrainRequest, _registry_service_pb2.RequestRetrainResponse]  # type: ignore[assignment]
     """Asks for a new candidate to be trained and released. FAILED_PRECONDITION while a saga is under way on the endpoint, or, for
     an alarm, within the cooldown of the model's policy.
     """
     RequestRelease: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RequestReleaseRequest, _registry_service_pb2.RequestReleaseResponse]  # type: ignore[assignment]
-    """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way or when the bundle is rejected."""
+    """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way, or when the bundle is rejected
+    or not intact in the artifact store.
+    """
     RequestRollback: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RequestRollbackRequest, _registry_service_pb2.RequestRollbackResponse]  # type: ignore[assignment]
     """Asks for the previous champion to come back. FAILED_PRECONDITION without one or while a rollback is under way; an active
     saga of another kind is stopped first.
@@ -268,7 +276,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ChangeArmsResponse, _abc.Awaitable[_registry_service_pb2.ChangeArmsResponse]]:
         """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
-        not releasable or another saga is under way.
+        not releasable or not intact in the artifact store, or another saga is under way.
         """
 
     @_abc_1.abstractmethod
@@ -277,7 +285,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.WaitForGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.WaitForGenerationResponse, _abc.Awaitable[_registry_service_pb2.WaitForGenerationResponse]]:
-        """Returns when every replica with a lease has applied the generation, and there is one at least. DEADLINE_EXCEEDED else."""
+        """Returns when every replica with a lease has applied the generation, and there is one at least. FAILED_PRECONDITION
+        when a replica could not load it; UNAVAILABLE when replicas have not applied it within the deadline.
+        """
 
     @_abc_1.abstractmethod
     def RequestRetrain(
@@ -295,7 +305,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.RequestReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RequestReleaseResponse, _abc.Awaitable[_registry_service_pb2.RequestReleaseResponse]]:
-        """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way or when the bundle is rejected."""
+        """Asks for a bundle to be released. FAILED_PRECONDITION while a saga is under way, or when the bundle is rejected
+        or not intact in the artifact store.
+        """
 
     @_abc_1.abstractmethod
     def RequestRollback(

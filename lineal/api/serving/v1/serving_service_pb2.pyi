@@ -344,6 +344,8 @@ class EndpointCounters(_message.Message):
     DROPPED_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
     FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
+    REFUSED_GENERATION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     served: _builtins.int
@@ -356,6 +358,10 @@ class EndpointCounters(_message.Message):
     """Predictions whose record waits in the spool."""
     failed_requests: _builtins.int
     """Requests that failed."""
+    refused_generation: _builtins.int
+    """Generation of the newest arms when this replica could not load them and goes on with those before; 0 when they are applied."""
+    refusal: _builtins.str
+    """What is wrong with which bundle, and what to do; empty when the newest arms are applied."""
     def __init__(
         self,
         *,
@@ -365,10 +371,12 @@ class EndpointCounters(_message.Message):
         dropped: _builtins.int = ...,
         queued: _builtins.int = ...,
         failed_requests: _builtins.int = ...,
+        refused_generation: _builtins.int = ...,
+        refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "logged", b"logged", "queued", b"queued", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "logged", b"logged", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "served", b"served"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

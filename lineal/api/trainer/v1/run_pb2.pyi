@@ -65,6 +65,8 @@ class Parameters(_message.Message):
     VALIDATION_SHARE_FIELD_NUMBER: _builtins.int
     TEST_SHARE_FIELD_NUMBER: _builtins.int
     EXCLUDE_COLUMNS_FIELD_NUMBER: _builtins.int
+    MAX_CTR_COMPLEXITY_FIELD_NUMBER: _builtins.int
+    BORDER_COUNT_FIELD_NUMBER: _builtins.int
     iterations: _builtins.int
     """Most trees; default 500. Early stopping usually ends before."""
     depth: _builtins.int
@@ -85,6 +87,12 @@ class Parameters(_message.Message):
     """Share of the rows, latest by cut-off, that validate; default 0.15."""
     test_share: _builtins.float
     """Share of the rows, latest of all, that stay untouched until evaluation; default 0.15."""
+    max_ctr_complexity: _builtins.int
+    """Most categorical columns that one combination may join; default 4. Fewer save much time where
+    interactions of categories matter little.
+    """
+    border_count: _builtins.int
+    """Most borders that a numeric column is cut at; default 254."""
     @_builtins.property
     def exclude_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns of the training set that the model does not get."""
@@ -103,10 +111,12 @@ class Parameters(_message.Message):
         validation_share: _builtins.float = ...,
         test_share: _builtins.float = ...,
         exclude_columns: _abc.Iterable[_builtins.str] | None = ...,
+        max_ctr_complexity: _builtins.int = ...,
+        border_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "exclude_columns", b"exclude_columns", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "seed", b"seed", "test_share", b"test_share", "threads", b"threads", "trials", b"trials", "validation_share", b"validation_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["border_count", b"border_count", "depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "exclude_columns", b"exclude_columns", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "max_ctr_complexity", b"max_ctr_complexity", "seed", b"seed", "test_share", b"test_share", "threads", b"threads", "trials", b"trials", "validation_share", b"validation_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
