@@ -112,7 +112,7 @@ def doctor(
         bool, typer.Option("--rebuild", help="Rebuild every read table from position 0 and compare.")
     ] = False,
 ) -> None:
-    """Look for what is wrong: health, read tables behind the log, known faults of libraries."""
+    """Look for what is wrong: health, unloadable arms, read tables behind the log, known faults of libraries."""
     profile = Profile.load(options.connect)
     rows: list[tuple[str, bool, str]] = []
     for name, state in check(profile, [*SERVICES, "temporal"]).items():
@@ -127,7 +127,7 @@ def doctor(
             )
         )
     if all(good for _, good, _ in rows):
-        rows += _tables(profile, rebuild)
+        rows += [*_loaded(profile), *_tables(profile, rebuild)]
     show(
         [{"check": name, "ok": good, "finding": finding} for name, good, finding in rows],
         ("check", "", "finding"),
@@ -192,6 +192,18 @@ def _alive(data: Path) -> int | None:
     except (OSError, ValueError, KeyError):
         return None
     return pid
+
+
+def _loaded(profile: Profile) -> list[tuple[str, bool, str]]:
+    with Client(profile) as client:
+        replicas = client.services.registry.call("ListReplicas", registry_api.ListReplicasRequest()).replicas
+    rows = []
+    for replica in replicas:
+        for endpoint in sorted({*replica.generations, *replica.refused}):
+            refused = replica.refused[endpoint].reason if endpoint in replica.refused else ""
+            finding = refused or f"generation {replica.generations[endpoint]:,}"
+            rows.append((f"{replica.replica_id} serves the newest arms of {endpoint}", not refused, finding))
+    return rows
 
 
 def _tables(profile: Profile, rebuild: bool) -> list[tuple[str, bool, str]]:

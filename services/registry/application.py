@@ -208,12 +208,16 @@ class Registry:
     ) -> tuple[int, int]:
         """Replace the arms of an endpoint; return the new generation and the log position.
 
-        Raises the errors of `endpoint.change_arms`, BundleUnknown and BundleNotReleasable.
+        Raises the errors of `endpoint.change_arms`, BundleUnknown, BundleNotReleasable, and ManifestInvalid for a new
+        bundle that is not intact.
         """
-        model = (await self._endpoints.load(endpoint)).state.endpoint
+        known = (await self._endpoints.load(endpoint)).state
+        model, standing_arms = known.endpoint, {arm.bundle_digest for arm in known.arms}
         for arm in arms:
             standing = (await self._bundles.load(arm.bundle_digest)).state
             bundles.require(standing, arm.bundle_digest, shadow=arm.role == endpoints.SHADOW)
+            if arm.bundle_digest not in standing_arms:
+                self._manifest(arm.bundle_digest)
             if model is not None and standing.model != model.model:
                 raise bundles.BundleElsewhere(
                     f"bundle {arm.bundle_digest[:12]} is of model {standing.model!r}, "
@@ -259,6 +263,7 @@ class Registry:
         """Ask for a release; return the saga's id and the log position."""
         digest = await self.full_digest(bundle_digest)
         bundles.require((await self._bundles.load(digest)).state, digest)
+        self._manifest(digest)
         saga = _saga(SagaKind.SAGA_KIND_RELEASE, request_id, endpoint, reason)
         saga.bundle_digest = digest
         return await self._request(request_id, saga, lambda state: endpoints.request_release(state, saga))
@@ -344,16 +349,13 @@ class Registry:
 
     def _manifest(self, digest: str) -> dict[str, object]:
         try:
+            reading = "manifest"
             manifest = json.loads(self._artifacts.read(digest))
-            files = manifest["files"]
-            for name, file in files.items():
-                if not self._artifacts.exists(file):
-                    raise ManifestInvalid(f"file {name!r} of bundle {digest[:12]} is missing from the artifact store")
+            for name, file in manifest["files"].items():
+                reading = name
                 self._artifacts.read(file)
-        except ManifestInvalid:
-            raise
         except LinealError as error:
-            raise ManifestInvalid(f"bundle {digest[:12]} is not intact: {error.message}") from error
+            raise ManifestInvalid(f"bundle {digest[:12]} is not intact: {reading}: {error.message}") from error
         except (ValueError, KeyError, AttributeError) as error:
             raise ManifestInvalid(f"artifact {digest[:12]} is not the manifest of a bundle") from error
         return dict(manifest)

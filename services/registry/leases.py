@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from chassis.aggregate import Repository
 from chassis.clock import Clock
 from chassis.context import time_left
-from chassis.errors import FieldViolation, InvalidArgument, Unavailable
+from chassis.errors import FieldViolation, InvalidArgument, RuleViolated, Unavailable
 from chassis.events import EventLog
 from chassis.ids import new_request_id
 from chassis.projection import ProjectionRunner
-from lineal.api.registry.v1.endpoint_pb2 import Replica
+from lineal.api.registry.v1.endpoint_pb2 import RefusedArms, Replica
 from services.registry import projections, replica
 
 _SWEEP_SECONDS = 1.0
@@ -20,6 +20,10 @@ _SWEEP_SECONDS = 1.0
 
 class ReplicaIdMissing(InvalidArgument):
     """A lease is for somebody."""
+
+
+class ArmsRefused(RuleViolated):
+    """A replica cannot load the bundles of a generation."""
 
 
 class ReplicasBehind(Unavailable):
@@ -30,6 +34,7 @@ class ReplicasBehind(Unavailable):
 class _Lease:
     end: datetime
     generations: Mapping[str, int]
+    refused: Mapping[str, RefusedArms] = field(default_factory=dict)
 
 
 class Leases:
@@ -42,7 +47,9 @@ class Leases:
         self._leases: dict[str, _Lease] = {}
         self._changed = asyncio.Condition()
 
-    async def renew(self, replica_id: str, generations: Mapping[str, int], *, leaving: bool) -> datetime:
+    async def renew(
+        self, replica_id: str, generations: Mapping[str, int], refused: Mapping[str, RefusedArms], *, leaving: bool
+    ) -> datetime:
         """Take, renew or give back a lease; return when it ends. Raises ReplicaIdMissing."""
         if not replica_id:
             raise ReplicaIdMissing(
@@ -59,7 +66,7 @@ class Leases:
                 request_id=new_request_id(),
                 decide=lambda state: replica.renew(state, replica_id=replica_id, generations=generations),
             )
-        self._leases[replica_id] = _Lease(now + replica.LEASE, dict(generations))
+        self._leases[replica_id] = _Lease(now + replica.LEASE, dict(generations), dict(refused))
         async with self._changed:
             self._changed.notify_all()
         return now + replica.LEASE
@@ -70,7 +77,7 @@ class Leases:
         found = []
         for replica_id, lease in sorted(self._leases.items()):
             if lease.end > now:
-                entry = Replica(replica_id=replica_id, generations=lease.generations)
+                entry = Replica(replica_id=replica_id, generations=lease.generations, refused=lease.refused)
                 entry.lease_end_time.FromDatetime(lease.end)
                 found.append(entry)
         return found
@@ -78,17 +85,21 @@ class Leases:
     async def wait_for(self, endpoint: str, generation: int) -> list[str]:
         """Return the replicas once all that live have applied a generation, and one at least lives.
 
-        Raises ReplicasBehind when the call's deadline comes first.
+        Raises ArmsRefused as soon as one cannot load it, ReplicasBehind when the call's deadline comes first.
         """
         try:
             async with asyncio.timeout(time_left()), self._changed:
-                await self._changed.wait_for(lambda: self._applied(endpoint, generation))
+                await self._changed.wait_for(
+                    lambda: self._refusals(endpoint, generation) or self._applied(endpoint, generation)
+                )
         except TimeoutError:
             behind = [entry.replica_id for entry in self.live() if entry.generations[endpoint] < generation]
             raise ReplicasBehind(
                 f"generation {generation} of {endpoint!r} is not everywhere yet: "
                 + (f"{', '.join(behind)} lag behind" if behind else "no replica of serving lives")
             ) from None
+        if refusals := self._refusals(endpoint, generation):
+            raise ArmsRefused(f"generation {generation} of {endpoint!r} is refused: {'; '.join(refusals)}")
         return [entry.replica_id for entry in self.live()]
 
     async def run(self) -> None:
@@ -115,6 +126,13 @@ class Leases:
         self._leases.pop(replica_id, None)
         async with self._changed:
             self._changed.notify_all()
+
+    def _refusals(self, endpoint: str, generation: int) -> list[str]:
+        return [
+            f"{entry.replica_id}: {entry.refused[endpoint].reason}"
+            for entry in self.live()
+            if endpoint in entry.refused and entry.refused[endpoint].generation == generation
+        ]
 
     def _applied(self, endpoint: str, generation: int) -> bool:
         live = self.live()

@@ -164,7 +164,9 @@ class RegistryServicer(RegistryServiceServicer):
         return api.ListSagasResponse(sagas=sagas, next_page_token=token)
 
     async def RenewLease(self, request: api.RenewLeaseRequest, context: Context) -> api.RenewLeaseResponse:
-        end = await self._leases.renew(request.replica_id, request.generations, leaving=request.leaving)
+        end = await self._leases.renew(
+            request.replica_id, request.generations, request.refused, leaving=request.leaving
+        )
         response = api.RenewLeaseResponse()
         response.lease_end_time.FromDatetime(end)
         response.lease.FromTimedelta(replica.LEASE)

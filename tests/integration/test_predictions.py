@@ -20,9 +20,11 @@ from lineal.api.lineage.v1.projection_service_pb2_grpc import ProjectionServiceS
 from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
+from lineal.api.registry.v1.events_pb2 import ArmsChanged
 from lineal.api.registry.v1.model_pb2 import Model
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
+from tabular.bundle import Bundle
 from tabular.columns import from_numpy
 
 pytestmark = pytest.mark.timeout(120)
@@ -260,6 +262,36 @@ async def test_closed_periods_are_sealed_and_tables_rebuild_alike(world: World) 
         for verification in verified.verifications:
             assert verification.live_digest == verification.rebuilt_digest, verification.projection.name
         await channel.close()
+
+
+async def test_arms_that_cannot_be_loaded_leave_those_before_and_are_told(world: World) -> None:
+    first, second = await world.bundle(1), await world.bundle(2)
+    generation = await world.arms(champion(first))
+    file = Bundle.from_bytes(world.suite.artifacts.read(second)).files["model.cbm"]
+    path = world.suite.artifacts.path(file)
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole[:100] + b"\x00" + whole[101:])
+    # Past registry, which refuses a bundle that is damaged already: as if it were damaged a moment later.
+    changed = ArmsChanged(endpoint="shop", generation=generation + 1, arms=[champion(second)])
+    log = world.suite.servers["serving"].harness.log
+    await log.append("endpoint/shop", [changed], request_id=rid(), expected_revision=None)
+    wanted = registry_api.WaitForGenerationRequest(endpoint="shop", generation=generation + 1)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await world.registry.WaitForGeneration(wanted, timeout=20)
+    assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert f"bundle {second[:12]} cannot be loaded: model.cbm: artifact {file}" in str(error.value.details())
+    assert "restore it from a backup" in str(error.value.details())
+    assert (await world.predict()).bundle_digest == first
+    counters = (await world.serving.GetCounters(serving_api.GetCountersRequest())).endpoints[0]
+    assert (counters.refused_generation, counters.failed_requests) == (generation + 1, 0)
+    assert file in counters.refusal
+    path.write_bytes(whole)
+    async with asyncio.timeout(20):
+        while (await world.predict()).bundle_digest != second:
+            await asyncio.sleep(0.05)
+        while (await world.registry.ListReplicas(registry_api.ListReplicasRequest())).replicas[0].refused:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(
