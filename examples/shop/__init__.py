@@ -1,0 +1,1 @@
+"""A small project that is trained and asked from a notebook."""
