@@ -19,6 +19,7 @@ _BATCH_ROWS = 50_000
 def as_table(rows: "pd.DataFrame | pa.Table | pa.RecordBatch") -> pa.Table:
     """Return rows as an Arrow table.
 
+    A column of mixed values goes as text, so that the service can tell the rows whose value is of the wrong type.
     Raises TypeError for anything else.
     """
     if isinstance(rows, pa.Table):
@@ -26,8 +27,15 @@ def as_table(rows: "pd.DataFrame | pa.Table | pa.RecordBatch") -> pa.Table:
     if isinstance(rows, pa.RecordBatch):
         return pa.Table.from_batches([rows])
     if isinstance(rows, pd.DataFrame):
-        return pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
+        return pa.Table.from_arrays([_array(values) for _, values in rows.items()], [str(name) for name in rows])
     raise TypeError(f"rows must be a pandas DataFrame or an Arrow table, not {type(rows).__name__}")
+
+
+def _array(values: "pd.Series[Any]") -> pa.Array:
+    try:
+        return pa.Array.from_pandas(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if gone else str(value) for value, gone in zip(values, values.isna(), strict=True)])
 
 
 def batches(table: pa.Table) -> Iterator[bytes]:

@@ -1,11 +1,11 @@
 """Bring rows from outside into the form that a dataset declares.
 
-Only lossless changes are made: integers to doubles, wider or dictionary-coded types to the plain ones, any zone to UTC.
-Everything else is named with what to do about it.
+Only lossless changes are made: integers to doubles, wider or dictionary-coded types to the plain ones, text that reads
+as the declared type, any zone to UTC. Everything else is named with what to do about it.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -28,6 +28,15 @@ _WORDS = {
     FieldType.FIELD_TYPE_BOOL: "true or false",
     FieldType.FIELD_TYPE_TIMESTAMP: "timestamps with a time zone",
 }
+
+
+_ONE = {
+    FieldType.FIELD_TYPE_INT64: "a whole number",
+    FieldType.FIELD_TYPE_FLOAT64: "a number",
+    FieldType.FIELD_TYPE_BOOL: "true or false",
+    FieldType.FIELD_TYPE_TIMESTAMP: "a time with its zone, such as 2024-05-01T12:00:00Z",
+}
+_SHOWN = 60
 
 
 class Violation(NamedTuple):
@@ -57,10 +66,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def normalise(table: pa.Table, dataset: Dataset) -> pa.Table:
-    """Return a table with the declared columns, in order and in their types; NaN becomes null.
+class Normalised(NamedTuple):
+    """Rows in their declared form.
 
-    Raises SchemaMismatch naming every column that is unknown, missing, twice there, or has no lossless way.
+    `unreadable` says for a row and a column why a value is null here: it did not read as the declared type.
+    """
+
+    table: pa.Table
+    unreadable: Mapping[int, Mapping[str, str]]
+
+
+def normalise(table: pa.Table, dataset: Dataset) -> Normalised:
+    """Return the declared columns, in order and in their types; NaN becomes null.
+
+    Single values that do not read are told by row. Raises SchemaMismatch naming every column that is unknown, missing,
+    twice there, or holds nothing that reads as its type.
     """
     fields = {field.name: field for field in dataset.fields}
     violations = [
@@ -81,42 +101,88 @@ def normalise(table: pa.Table, dataset: Dataset) -> pa.Table:
     if violations:
         raise SchemaMismatch(violations)
     arrays = []
+    unreadable: dict[int, dict[str, str]] = {}
     for field in dataset.fields:
         try:
-            arrays.append(_convert(table[field.name], field))
+            values, reasons = _convert(table[field.name], field)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             violations.append(Violation(field.name, str(error)))
+            continue
+        arrays.append(values)
+        for row, reason in reasons.items():
+            unreadable.setdefault(row, {})[field.name] = reason
     if violations:
         raise SchemaMismatch(violations)
-    return pa.table(arrays, schema=arrow_schema(dataset))
+    return Normalised(pa.table(arrays, schema=arrow_schema(dataset)), unreadable)
 
 
-def _convert(values: pa.ChunkedArray, field: Field) -> pa.ChunkedArray:
+def _convert(values: pa.ChunkedArray, field: Field) -> tuple[pa.ChunkedArray, dict[int, str]]:
     target = ARROW_TYPES[field.type]
     kind = values.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
         values = values.cast(kind)
-    if pa.types.is_floating(kind):
-        nan = pc.is_nan(values)
-        if pc.any(nan).as_py():
-            values = pc.if_else(nan, pa.scalar(None, type=kind), values)
+    values = _without_nan(values)
     if kind == target or pa.types.is_null(kind):
-        return values.cast(target)
-    if not _may_convert(kind, field.type):
+        return values.cast(target), {}
+    if _is_text(kind):
+        # An empty cell of a CSV column that was read as text.
+        values = pc.if_else(pc.equal(pc.utf8_trim_whitespace(values), ""), pa.scalar(None, type=kind), values)
+    elif not _may_convert(kind, field.type):
         raise pa.ArrowInvalid(f"holds {kind}, declared is {_WORDS[field.type]}; {_remedy(kind, field.type)}")
     try:
-        return values.cast(target)
-    except pa.ArrowInvalid as error:
+        return _without_nan(values.cast(target)), {}
+    except pa.ArrowInvalid:
+        return _by_value(values, field, target)
+
+
+def _by_value(values: pa.ChunkedArray, field: Field, target: pa.DataType) -> tuple[pa.ChunkedArray, dict[int, str]]:
+    wrong = [value for value in values.unique() if value.is_valid and not _reads(value, target)]
+    bad = pc.is_in(values, value_set=pa.array(wrong, type=values.type))
+    if len(wrong) and pc.all(pc.or_(bad, pc.is_null(values))).as_py():
+        kind = values.type
         raise pa.ArrowInvalid(
-            f"holds {kind} that do not fit {_WORDS[field.type]} without loss ({error}); round them before sending"
-        ) from None
+            f"holds {kind} such as {_shown(wrong[0])}, declared is {_WORDS[field.type]}; {_remedy(kind, field.type)}"
+        )
+    rows = pc.indices_nonzero(bad).to_pylist()
+    reasons = {row: _reason(values[row], field) for row in rows}
+    return _without_nan(pc.if_else(bad, pa.scalar(None, type=values.type), values).cast(target)), reasons
+
+
+def _reads(value: pa.Scalar, target: pa.DataType) -> bool:
+    try:
+        value.cast(target)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _reason(value: pa.Scalar, field: Field) -> str:
+    if _is_text(value.type):
+        return f"must be {_ONE[field.type]}, not {_shown(value)}"
+    return f"{_shown(value)} does not fit {_WORDS[field.type]} without loss; round it before sending"
+
+
+def _shown(value: pa.Scalar) -> str:
+    text = repr(value.as_py())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _without_nan(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_floating(values.type):
+        return values
+    nan = pc.is_nan(values)
+    return pc.if_else(nan, pa.scalar(None, type=values.type), values) if pc.any(nan).as_py() else values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _may_convert(kind: pa.DataType, target: int) -> bool:
     match target:
         case FieldType.FIELD_TYPE_STRING:
-            return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+            return _is_text(kind)
         case FieldType.FIELD_TYPE_INT64 | FieldType.FIELD_TYPE_FLOAT64:
             return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
         case FieldType.FIELD_TYPE_TIMESTAMP:

@@ -69,13 +69,13 @@ def check_same(dataset: str, batch_id: str, accepted_digest: str, sent_digest: s
 def examine(dataset: Dataset, schema_version: int, validator: Validator, batch_id: str, data: bytes) -> Examined:
     """Validate a batch. Raises BatchUnreadable and BatchColumnsWrong."""
     try:
-        table = normalise(_read(batch_id, data), dataset)
+        table, unreadable = normalise(_read(batch_id, data), dataset)
     except SchemaMismatch as error:
         raise BatchColumnsWrong(
             f"batch {batch_id!r} does not have the columns of dataset {dataset.name!r}: {error}",
             [FieldViolation(f"arrow.{v.field}", v.description) for v in error.violations],
         ) from None
-    parted = validator.validate(table)
+    parted = validator.validate(table, unreadable)
     accepted = to_parquet(parted.accepted) if parted.accepted.num_rows else b""
     quarantined = to_parquet(parted.quarantined) if parted.quarantined.num_rows else b""
     event = BatchAccepted(

@@ -4,8 +4,9 @@ import json
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,13 @@ class Validator:
             report_duplicates="exclude_first",
         )
 
-    def validate(self, table: pa.Table) -> Validated:
-        """Part the rows of a table that has the declared columns in their types."""
+    def validate(
+        self, table: pa.Table, unreadable: Mapping[int, Mapping[str, str]] = MappingProxyType({})
+    ) -> Validated:
+        """Part the rows of a table that has the declared columns in their types.
+
+        `unreadable` says by row and column why a value is null: it was of another type.
+        """
         frame = table.to_pandas()
         reasons: dict[int, dict[str, str]] = {}
         try:
@@ -57,6 +63,8 @@ class Validator:
                 self._schema.validate(frame, lazy=True)
         except pandera.errors.SchemaErrors as errors:
             reasons = self._reasons(errors.failure_cases)
+        for row, found in unreadable.items():
+            reasons.setdefault(row, {}).update(found)
         bad = np.zeros(table.num_rows, dtype=np.bool_)
         rows = sorted(reasons)
         bad[rows] = True

@@ -28,18 +28,18 @@ def violations(**changes: pa.Array | None) -> dict[str, str]:
 
 def test_integers_become_doubles_and_columns_their_declared_order() -> None:
     given = table(km=pa.array([1, 2], type=pa.int32()))
-    result = schema.normalise(given.select(["told", "km", "start", "driver", "trip"]), trips())
+    result = schema.normalise(given.select(["told", "km", "start", "driver", "trip"]), trips()).table
     assert result.schema == schema.arrow_schema(trips())
     assert result["km"].to_pylist() == [1.0, 2.0]
 
 
 def test_nan_becomes_null() -> None:
-    assert schema.normalise(table(km=pa.array([float("nan"), 1.0])), trips())["km"].null_count == 1
+    assert schema.normalise(table(km=pa.array([float("nan"), 1.0])), trips()).table["km"].null_count == 1
 
 
 def test_other_zones_become_utc() -> None:
     moved = table()["start"].cast(pa.timestamp("ns", tz="Europe/Berlin"))
-    assert schema.normalise(table(start=moved), trips())["start"].to_pylist() == [NOON, NOON]
+    assert schema.normalise(table(start=moved), trips()).table["start"].to_pylist() == [NOON, NOON]
 
 
 def test_a_naive_time_is_refused_with_what_to_do() -> None:
@@ -53,9 +53,21 @@ def test_every_wrong_column_is_named_with_a_hint() -> None:
     assert "did you mean 'driverr'?" in found["driver"]
 
 
-def test_text_in_a_number_column_is_refused() -> None:
-    assert "declared is numbers" in violations(km=pa.array(["1", "x"]))["km"]
+def test_a_column_of_another_type_is_refused() -> None:
+    assert "such as 'x', declared is numbers" in violations(km=pa.array(["x", None]))["km"]
 
 
-def test_a_lossy_cast_is_refused() -> None:
-    assert "without loss" in violations(km=pa.array([2**60 + 1, 1]))["km"]
+def test_text_that_reads_as_a_number_is_one() -> None:
+    assert schema.normalise(table(km=pa.array(["1.5", " "])), trips()).table["km"].to_pylist() == [1.5, None]
+
+
+def test_a_text_that_does_not_read_is_told_by_row() -> None:
+    result = schema.normalise(table(km=pa.array(["1", "x"])), trips())
+    assert result.table["km"].to_pylist() == [1.0, None]
+    assert result.unreadable == {1: {"km": "must be a number, not 'x'"}}
+
+
+def test_a_lossy_cast_is_told_by_row() -> None:
+    result = schema.normalise(table(km=pa.array([2**60 + 1, 1])), trips())
+    assert result.table["km"].to_pylist() == [None, 1.0]
+    assert "without loss" in result.unreadable[0]["km"]
