@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -51,12 +51,13 @@ class Service:
             time.sleep(pause)
             pause = min(2 * pause, longest)
 
-    def stream(self, method: str, request: Any, timeout: float | None = None) -> Iterator[Any]:
-        """Yield the responses of a call. Raises CallFailed."""
-        try:
-            yield from getattr(self.stub, method)(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise call_failed(error, self.name, self.address) from error
+    def collect(self, method: str, request: Any, timeout: float | None = None) -> list[Any]:
+        """Return all responses of a call that streams them; a service that restarts is asked again from the start.
+
+        Raises CallFailed.
+        """
+        found: list[Any] = self.patiently(lambda left: list(getattr(self.stub, method)(request, timeout=left)), timeout)
+        return found
 
 
 class Services:

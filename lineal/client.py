@@ -185,12 +185,12 @@ class Client:
             "CreateSnapshot", ingest_api.CreateSnapshotRequest(request_id=new_request_id(), dataset=dataset)
         )
         request = ingest_api.ReadSnapshotRequest(digest=created.snapshot.digest)
-        return from_pieces(piece.arrow for piece in self.services.ingest.stream("ReadSnapshot", request))
+        return from_pieces(piece.arrow for piece in self.services.ingest.collect("ReadSnapshot", request))
 
     def training_set(self, digest: str) -> pd.DataFrame:
         """Return the rows of a training set."""
         request = features_api.ReadTrainingSetRequest(digest=digest)
-        return from_pieces(piece.arrow for piece in self.services.features.stream("ReadTrainingSet", request))
+        return from_pieces(piece.arrow for piece in self.services.features.collect("ReadTrainingSet", request))
 
     def online_features(
         self, feature_set: str, entities: pd.DataFrame, *, at: "datetime | pd.Series[Any]", version: str = ""
@@ -280,7 +280,7 @@ class Client:
             request.start_time.FromDatetime(start)
         if end is not None:
             request.end_time.FromDatetime(end)
-        return from_pieces(piece.arrow for piece in self.services.monitor.stream("ReadPredictions", request))
+        return from_pieces(piece.arrow for piece in self.services.monitor.collect("ReadPredictions", request))
 
     # Releases
 

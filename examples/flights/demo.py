@@ -5,75 +5,46 @@ It exits 0 only if each thing that it tells was observed.
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
+from examples.flights.closing import ENDPOINT, HISTORY_END, Story, close, console
+from examples.flights.memory import PeakMemory
 from examples.flights.replay import REQUEST_COLUMNS, Replay, Slice
 from examples.flights.source import load
-from lineal.api.features.v1 import features_service_pb2 as features_api
-from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
 from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.api.registry.v1.endpoint_pb2 import ArmRole, Saga, SagaState
-from lineal.api.serving.v1 import serving_service_pb2 as serving_api
-from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.cli import suite
-from lineal.cli.look import trace_tree
-from lineal.client import Client, new_request_id
+from lineal.client import Client
 from lineal.profile import Profile
-from lineal.trace import trace
 
-ENDPOINT = "flight-delay"
 LEAKY = "flight-delay-departures"
 PROJECT = Path(__file__).parent
-HISTORY_END = datetime(2013, 4, 1, tzinfo=UTC)
 _SAGA_SECONDS = 300.0
 # As the endpoint's policy has it.
 PERIOD = pd.Timedelta(days=30)
+_SLICE = pd.Timedelta(hours=24)
 _PAUSE_SECONDS = 0.2
-console = Console()
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How much of the past is played: until when, in slices of which length, and which share of flights is asked for.
+    """How much of the past is played: until when, and which share of flights is asked for.
 
     The damaged candidate is trained at `damage` and may be late by what a release takes.
     """
 
     end: datetime
-    slice_length: pd.Timedelta
     share: float
     damage: datetime
 
 
-FULL = Pace(datetime(2013, 9, 1, tzinfo=UTC), pd.Timedelta(hours=6), 0.15, datetime(2013, 7, 10, tzinfo=UTC))
-QUICK = Pace(datetime(2013, 8, 1, tzinfo=UTC), pd.Timedelta(hours=24), 0.08, datetime(2013, 6, 10, tzinfo=UTC))
-
-
-@dataclass
-class Story:
-    """What was observed."""
-
-    asked: int = 0
-    first: str = ""
-    champion: str = ""
-    sample: str = ""
-    position: int = 0
-    alarms: list[Any] = field(default_factory=list)
-    sagas: list[str] = field(default_factory=list)
-    retrain: Saga | None = None
-    damaged: Saga | None = None
-    checks: list[tuple[str, bool, str]] = field(default_factory=list)
-
-    def check(self, what: str, holds: bool, finding: str) -> None:
-        """Note whether something was observed."""
-        self.checks.append((what, holds, finding))
+FULL = Pace(datetime(2013, 9, 1, tzinfo=UTC), 0.15, datetime(2013, 7, 10, tzinfo=UTC))
+QUICK = Pace(datetime(2013, 8, 1, tzinfo=UTC), 0.08, datetime(2013, 6, 10, tzinfo=UTC))
 
 
 def run(*, quick: bool, data: Path | None, connect: str | None) -> int:
@@ -89,15 +60,16 @@ def run(*, quick: bool, data: Path | None, connect: str | None) -> int:
     else:
         profile = Profile.load(connect)
     try:
-        with Client(profile, deadline_seconds=60) as client:
+        with PeakMemory() as memory, Client(profile, deadline_seconds=60) as client:
             story = _Demo(client, QUICK if quick else FULL).play()
-            _finish(client, profile, story, folder / "telemetry" if process else None)
+            close(client, profile, story, folder / "telemetry" if process else None)
     finally:
         if process:
             suite.stop(folder)
     good = all(holds for _, holds, _ in story.checks)
     console.print(f"{'Everything was observed' if good else 'NOT everything was observed'} in {_minutes(started)}.")
     if process:
+        console.print(f"At most {memory.bytes / 2**30:.1f} GiB of memory in all processes together.")
         console.print(f"`lineal up --data {folder}` opens the links again.")
     return 0 if good else 1
 
@@ -106,7 +78,7 @@ class _Demo:
     def __init__(self, client: Client, pace: Pace) -> None:
         self.client = client
         self.pace = pace
-        self.story = Story()
+        self.story = Story(pace.end)
         self.replay = Replay(load())
         self._watched = False
 
@@ -114,7 +86,7 @@ class _Demo:
         self._history()
         self._first_champion()
         month = 0
-        for piece in self.replay.slices(HISTORY_END, self.pace.end, self.pace.slice_length, self.pace.share):
+        for piece in self.replay.slices(HISTORY_END, self.pace.end, _SLICE, self.pace.share):
             if piece.start.month != month:
                 month = piece.start.month
                 console.print(f"{piece.start:%B}: live traffic, {self.story.asked:,} predictions so far")
@@ -258,132 +230,6 @@ class _Demo:
                 return found
             time.sleep(_PAUSE_SECONDS)
         raise TimeoutError("what was waited for did not come; `lineal sagas` and the logs show why")
-
-
-def _finish(client: Client, profile: Profile, story: Story, telemetry: Path | None) -> None:
-    frame = _recorded(client, story)
-    alarms = client.alarms(ENDPOINT)
-    counters = client.services.serving.call("GetCounters", serving_api.GetCountersRequest()).endpoints
-    recorded = int(frame["prediction_id"].nunique())
-    story.check("served = recorded", recorded == story.asked, f"{story.asked:,} answered, {recorded:,} recorded")
-    failed = sum(entry.failed_requests for entry in counters)
-    story.check("no request failed in any release", failed == 0, f"{failed} failed")
-    story.check("an alarm was raised by itself", bool(alarms), alarms[-1].finding if alarms else "none")
-    _check_sagas(story, frame)
-    _months(client, frame)
-    _july(client, story)
-    if telemetry is not None:
-        missing = _without_span(telemetry, set(frame["trace_id"]))
-        story.check("every prediction has its span", missing == 0, f"{missing} of {recorded:,} missing")
-    found = trace(client.services, story.sample, telemetry=telemetry)
-    traced = bool(found.run and found.snapshots and found.raw_rows and any(raw.rows for raw in found.raw_rows))
-    story.check("a prediction is traced to its raw rows", traced, story.sample)
-    console.print(trace_tree(found))
-    _links(profile, story, alarms)
-    table = Table("observed", "", "finding", box=None, header_style="bold")
-    for what, holds, finding in story.checks:
-        table.add_row(what, "[green]yes[/green]" if holds else "[red]NO[/red]", finding)
-    console.print(table)
-
-
-def _recorded(client: Client, story: Story) -> pd.DataFrame:
-    """Wait until the records have arrived: they go to monitor in batches."""
-    end = time.monotonic() + 60
-    while True:
-        request = monitor_api.GetCountersRequest(endpoint=ENDPOINT)
-        count = client.services.monitor.call("GetCounters", request).endpoints[0].recorded
-        if count >= story.asked or time.monotonic() > end:
-            return client.predictions(ENDPOINT, min_position=story.position)
-        time.sleep(_PAUSE_SECONDS)
-
-
-def _check_sagas(story: Story, frame: pd.DataFrame) -> None:
-    retrain, damaged = story.retrain, story.damaged
-    done = retrain is not None and retrain.state == SagaState.SAGA_STATE_COMPLETED and bool(retrain.alarm_id)
-    story.check("the alarm's retrain was promoted", done, retrain.outcome if retrain else "it did not end")
-    if damaged is None:
-        story.check("the damaged candidate was thrown out", False, "it was never released")
-        return
-    undone = damaged.state == SagaState.SAGA_STATE_COMPENSATED
-    story.check("the damaged candidate was thrown out", undone, damaged.outcome or "it is still there")
-    own = frame[frame["bundle_digest"] == damaged.bundle_digest]
-    scored = f"score_{damaged.bundle_digest}"
-    during = int(frame[scored].notna().sum()) + len(own) if scored in frame else len(own)
-    share = len(own) / max(during, 1)
-    story.check("it answered under 10 % of its release", len(own) > 0 and share < 0.1, f"{len(own)} of {during:,}")
-
-
-def _months(client: Client, frame: pd.DataFrame) -> None:
-    table = Table("month", "predictions", "champion", "live AUC", "outcomes", box=None, header_style="bold")
-    for month, rows in frame.groupby(frame["event_time"].dt.tz_localize(None).dt.to_period("M")):
-        start = month.start_time.tz_localize("UTC").to_pydatetime()
-        request = monitor_api.GetPerformanceRequest(endpoint=ENDPOINT)
-        request.start_time.FromDatetime(start)
-        request.end_time.FromDatetime((month + 1).start_time.tz_localize("UTC").to_pydatetime())
-        arms = client.services.monitor.call("GetPerformance", request).arms
-        best = arms[0]
-        table.add_row(str(month), f"{len(rows):,}", best.bundle_digest[:12], f"{best.auc:.4f}", f"{best.outcomes:,}")
-    console.print(table)
-
-
-def _july(client: Client, story: Story) -> None:
-    """Score every flight of July under the first and the retrained champion, on the same rows."""
-    start, end = datetime(2013, 7, 1, tzinfo=UTC), datetime(2013, 8, 1, tzinfo=UTC)
-    if story.champion == story.first:
-        story.check("retraining paid in July", False, "the first champion still serves")
-        return
-    found = client.services.features.call("GetFeatureSet", features_api.GetFeatureSetRequest(name=ENDPOINT))
-    snapshots = {
-        name: client.services.ingest.call(
-            "CreateSnapshot", ingest_api.CreateSnapshotRequest(request_id=new_request_id(), dataset=name)
-        ).snapshot.digest
-        for name in found.datasets
-    }
-    build = features_api.BuildTrainingSetRequest(
-        request_id=new_request_id(), feature_set=ENDPOINT, snapshots=snapshots, min_position=story.position
-    )
-    build.start_time.FromDatetime(start)
-    build.end_time.FromDatetime(end)
-    *_, last = client.services.features.stream("BuildTrainingSet", build, timeout=120)
-    evaluate = trainer_api.EvaluateBundlesRequest(
-        request_id=new_request_id(),
-        training_set_digest=last.training_set.digest,
-        bundle_digests=[story.champion, story.first],
-    )
-    evaluation = client.services.trainer.call("EvaluateBundles", evaluate, timeout=180).evaluation
-    auc = next(metric for metric in evaluation.differences[0].metrics if metric.name == "auc")
-    story.check(
-        "retraining paid in July",
-        auc.lower > 0,
-        f"AUC {auc.value:+.4f} [{auc.lower:+.4f}, {auc.upper:+.4f}] on {evaluation.rows:,} flights",
-    )
-
-
-def _without_span(telemetry: Path, trace_ids: set[str]) -> int:
-    end = time.monotonic() + 10
-    while True:
-        text = "".join(file.read_text(encoding="utf-8") for file in telemetry.glob("serving-spans.jsonl*"))
-        missing = sum(trace_id not in text for trace_id in list(trace_ids)[:200])
-        if not missing or time.monotonic() > end:
-            break
-        time.sleep(_PAUSE_SECONDS)
-    found = set(_trace_ids(text))
-    return len(trace_ids - found)
-
-
-def _trace_ids(text: str) -> list[str]:
-    marker = '"traceId":"' if '"traceId":"' in text else '"traceId": "'
-    return [part[:32] for part in text.split(marker)[1:]]
-
-
-def _links(profile: Profile, story: Story, alarms: list[Any]) -> None:
-    console.print("Alarms")
-    for alarm in reversed(alarms):
-        console.print(f"  {alarm.period_end_time.ToDatetime():%Y-%m-%d} {alarm.finding}", highlight=False)
-    console.print("Sagas")
-    for saga_id in story.sagas:
-        address = f"http://{profile.address('temporal-ui')}/namespaces/default/workflows/{saga_id}"
-        console.print(f"  {address}", highlight=False, soft_wrap=True)
 
 
 def _minutes(started: float) -> str:

@@ -106,18 +106,15 @@ class Ingest:
         state = await self._state(dataset)
         assert state.dataset is not None
         search.check_key(state.dataset, key)
-        until = until_position or _NEWEST
-        batches = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, until))
-        newest_first = list(reversed(batches))
+        until = await self._position(until_position)
+        rows = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, until), until)
+        newest_first = list(reversed(rows))
         return await asyncio.to_thread(search.find, self._artifacts, newest_first, key, page_size(size))
 
     async def create_snapshot(self, *, request_id: str, dataset: str, as_of_position: int) -> tuple[api.Snapshot, int]:
         """Fix what is known of a dataset at a position; return the snapshot and the log position of its event."""
         state = await self._state(dataset)
-        head = await self._log.head()
-        if as_of_position > head:
-            raise PositionAhead(f"the log ends at position {head}, {as_of_position} is asked for; 0 means now")
-        as_of = as_of_position or head
+        as_of = await self._position(as_of_position)
         rows = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, as_of), as_of)
         declared, version = state.dataset, state.schema_version
         assert declared is not None
@@ -170,6 +167,13 @@ class Ingest:
         pieces = snapshots.pieces(self._artifacts, digest)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
+
+    async def _position(self, asked: int) -> int:
+        """Return a position that the log has, its head for 0. Raises PositionAhead."""
+        head = await self._log.head()
+        if asked > head:
+            raise PositionAhead(f"the log ends at position {head}, {asked} is asked for; 0 means now")
+        return asked or head
 
     async def _state(self, dataset: str) -> datasets.DatasetState:
         state = (await self._datasets.load(dataset)).state

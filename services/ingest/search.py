@@ -45,7 +45,7 @@ def find(
             continue
         table = pq.read_table(artifacts.path(batch.accepted_digest))
         numbers = _matching(table, key)[::-1][: most - len(found)]
-        for number, body in zip(numbers, table.take(numbers).to_pylist(), strict=True):
+        for number, body in zip(numbers, table.take(pa.array(numbers, pa.int64())).to_pylist(), strict=True):
             found.append(
                 AcceptedRow(
                     batch_id=batch.batch_id,

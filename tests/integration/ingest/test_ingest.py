@@ -182,6 +182,22 @@ async def test_a_wider_schema_reads_older_rows_with_nulls(ingest: "IngestService
     assert table["more"].null_count == 3
 
 
+async def test_rows_are_found_by_key_in_the_newest_batches_first(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    await send(ingest, ("b1", rows()), ("b2", rows(3)))
+    position = (await send(ingest, ("b3", rows(6))))[0].position
+
+    async def find(**key: str) -> list[tuple[str, int, str]]:
+        request = api.FindRowsRequest(dataset="trips", key=key, page_size=4, until_position=position)
+        found = (await ingest.FindRows(request)).rows
+        return [(row.batch_id, row.row, json.loads(row.row_json)["trip"]) for row in found]
+
+    assert await find(driver="d") == [("b3", 2, "t8"), ("b3", 1, "t7"), ("b3", 0, "t6"), ("b2", 2, "t5")]
+    # In an old batch only: the others have none.
+    assert await find(trip="t1") == [("b1", 1, "t1")]
+    assert await find(trip="t99") == []
+
+
 async def test_lists_come_in_pages(ingest: "IngestServiceAsyncStub") -> None:
     await register(ingest)
     answers = await send(ingest, *((f"b{n}", rows(3 * n)) for n in range(3)))
