@@ -41,12 +41,17 @@ class Service:
         """Make attempts with the time that is left while the answer is UNAVAILABLE. Raises CallFailed."""
         end = time.monotonic() + (self.deadline_seconds if timeout is None else timeout)
         pause, longest = _PAUSE_SECONDS
+        heard: grpc.RpcError | None = None
         while True:
             try:
                 return attempt(max(end - time.monotonic(), 0.001))
             except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                    heard = error
                 if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause >= end:
-                    raise call_failed(error, self.name, self.address) from error
+                    # What the service said when it was last heard tells more than that time is up.
+                    late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                    raise call_failed(heard if heard and late else error, self.name, self.address) from error
             # Without a condition to wait for: the service is up and says that something behind it is not.
             time.sleep(pause)
             pause = min(2 * pause, longest)

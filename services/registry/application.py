@@ -7,7 +7,7 @@ from datetime import UTC
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chassis.aggregate import Repository
+from chassis.aggregate import Outcome, Repository
 from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, NotFound, RuleViolated
 from chassis.events import Event, EventLog
@@ -195,7 +195,7 @@ class Registry:
         events = await self._log.read_stream(f"endpoint/{name}")
         view = views.endpoint_view(_until(events, as_of_position, as_of_time))
         if not view.endpoint.name:
-            raise endpoints.EndpointUnknown(f"endpoint {name!r} was not declared; `lineal status` lists those that are")
+            raise _unknown(name)
         return view
 
     async def endpoints_page(self, size: int, token: str) -> tuple[list[api.GetEndpointResponse], str]:
@@ -223,10 +223,10 @@ class Registry:
                     f"bundle {arm.bundle_digest[:12]} is of model {standing.model!r}, "
                     f"the endpoint serves {model.model!r}"
                 )
-        outcome = await self._endpoints.execute(
+        outcome = await self._decide(
             endpoint,
-            request_id=request_id,
-            decide=lambda state: endpoints.change_arms(
+            request_id,
+            lambda state: endpoints.change_arms(
                 state, generation=generation, arms=arms, saga_id=saga_id, reason=reason
             ),
         )
@@ -275,28 +275,24 @@ class Registry:
 
     async def approve_saga(self, *, request_id: str, endpoint: str, saga_id: str, reason: str) -> int:
         """Let a waiting saga go on; return the log position."""
-        outcome = await self._endpoints.execute(
-            endpoint,
-            request_id=request_id,
-            decide=lambda state: endpoints.approve_saga(state, saga_id=saga_id, reason=reason),
+        outcome = await self._decide(
+            endpoint, request_id, lambda state: endpoints.approve_saga(state, saga_id=saga_id, reason=reason)
         )
         return outcome.position
 
     async def reject_saga(self, *, request_id: str, endpoint: str, saga_id: str, reason: str) -> int:
         """Stop a saga; return the log position."""
-        outcome = await self._endpoints.execute(
-            endpoint,
-            request_id=request_id,
-            decide=lambda state: endpoints.reject_saga(state, saga_id=saga_id, reason=reason),
+        outcome = await self._decide(
+            endpoint, request_id, lambda state: endpoints.reject_saga(state, saga_id=saga_id, reason=reason)
         )
         return outcome.position
 
     async def advance_saga(self, request: api.AdvanceSagaRequest) -> int:
         """Record a step of a saga; return the log position."""
-        outcome = await self._endpoints.execute(
+        outcome = await self._decide(
             request.endpoint,
-            request_id=request.request_id,
-            decide=lambda state: endpoints.advance_saga(
+            request.request_id,
+            lambda state: endpoints.advance_saga(
                 state,
                 saga_id=request.saga_id,
                 step=request.step,
@@ -311,20 +307,16 @@ class Registry:
         self, *, request_id: str, endpoint: str, saga_id: str, end: "SagaState.ValueType", outcome: str
     ) -> int:
         """Record the end of a saga; return the log position."""
-        done = await self._endpoints.execute(
-            endpoint,
-            request_id=request_id,
-            decide=lambda state: endpoints.finish_saga(state, saga_id=saga_id, end=end, outcome=outcome),
+        done = await self._decide(
+            endpoint, request_id, lambda state: endpoints.finish_saga(state, saga_id=saga_id, end=end, outcome=outcome)
         )
         return done.position
 
     async def archive_saga(self, *, request_id: str, endpoint: str, saga_id: str, history: bytes) -> tuple[str, int]:
         """Store the history of an ended saga; return its digest and the log position."""
         digest = self._artifacts.put(history)
-        outcome = await self._endpoints.execute(
-            endpoint,
-            request_id=request_id,
-            decide=lambda state: endpoints.archive_saga(state, saga_id=saga_id, history_digest=digest),
+        outcome = await self._decide(
+            endpoint, request_id, lambda state: endpoints.archive_saga(state, saga_id=saga_id, history_digest=digest)
         )
         return digest, outcome.position
 
@@ -344,8 +336,19 @@ class Registry:
     async def _request(
         self, request_id: str, saga: Saga, decide: Callable[[endpoints.EndpointAggregate], Sequence[Message]]
     ) -> tuple[str, int]:
-        outcome = await self._endpoints.execute(saga.endpoint, request_id=request_id, decide=decide)
-        return saga.saga_id, outcome.position
+        return saga.saga_id, (await self._decide(saga.endpoint, request_id, decide)).position
+
+    async def _decide(
+        self,
+        endpoint: str,
+        request_id: str,
+        decide: Callable[[endpoints.EndpointAggregate], Sequence[Message]],
+    ) -> Outcome[endpoints.EndpointAggregate]:
+        try:
+            return await self._endpoints.execute(endpoint, request_id=request_id, decide=decide)
+        except endpoints.EndpointUnknown:
+            # The state of what never was does not know its name.
+            raise _unknown(endpoint) from None
 
     def _manifest(self, digest: str) -> dict[str, object]:
         try:
@@ -366,6 +369,10 @@ class Registry:
         except ValueError as error:
             raise EvaluationInvalid(f"artifact {digest[:12]} is not an evaluation") from error
         return evaluation
+
+
+def _unknown(endpoint: str) -> endpoints.EndpointUnknown:
+    return endpoints.EndpointUnknown(f"endpoint {endpoint!r} was not declared; `lineal status` lists those that are")
 
 
 def _saga(kind: "SagaKind.ValueType", request_id: str, endpoint: str, reason: str) -> Saga:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from opentelemetry import trace
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 from chassis.clock import Clock
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, Unavailable
@@ -68,12 +69,21 @@ class _Scored:
 class Predictor:
     """The one method behind both front doors."""
 
-    def __init__(self, arms: ArmTable, lookups: Lookups, recorder: Recorder, lease: LeaseKeeper, clock: Clock) -> None:
+    def __init__(
+        self,
+        arms: ArmTable,
+        lookups: Lookups,
+        recorder: Recorder,
+        lease: LeaseKeeper,
+        clock: Clock,
+        tracer: Tracer,
+    ) -> None:
         self._arms = arms
         self._lookups = lookups
         self._recorder = recorder
         self._lease = lease
         self._clock = clock
+        self._tracer = tracer
         self._mirrors: set[asyncio.Task[None]] = set()
 
     async def predict(self, request: Request) -> Answer:
@@ -92,6 +102,7 @@ class Predictor:
         started = time.perf_counter()
         known = self._recorder.answered(request.request_id)
         if known is not None:
+            self._describe_repeated(known)
             return Answer(known, None)
         if not self._lease.valid:
             raise ReplicaCutOff("this replica has lost touch with the registry; another one may answer")
@@ -229,6 +240,17 @@ class Predictor:
                 "lineal.predict_micros": latency,
             }
         )
+
+    def _describe_repeated(self, known: PredictResponse) -> None:
+        """End a span in the trace of the first call, which a kill of the process may have left without one."""
+        if not known.trace_id:
+            return
+        here = trace.get_current_span().get_span_context()
+        # The first call's own span is not known here; whoever draws the trace sees that a part of it is missing.
+        first = SpanContext(int(known.trace_id, 16), here.span_id, is_remote=True, trace_flags=TraceFlags(1))
+        parent = trace.set_span_in_context(NonRecordingSpan(first))
+        attributes = {"lineal.request_id": known.request_id, "lineal.bundle_digest": known.bundle_digest}
+        self._tracer.start_span("repeated answer", parent, attributes=attributes, links=[Link(here)]).end()
 
     def _mirror(
         self, loaded: LoadedArms, scored: _Scored, request: Request, given: Mapping[str, npt.NDArray[Any]]

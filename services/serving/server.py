@@ -39,7 +39,9 @@ async def build(harness: Harness) -> None:
     arms = ArmTable(harness.log, Loader(harness.artifacts), lease.renew_soon)
     lease.generations = lambda: arms.generations
     lease.refused = lambda: arms.refused
-    predictor = Predictor(arms, Lookups(harness.channel("features")), recorder, lease, harness.clock)
+    predictor = Predictor(
+        arms, Lookups(harness.channel("features")), recorder, lease, harness.clock, harness.telemetry.tracer
+    )
 
     @asynccontextmanager
     async def life() -> AsyncIterator[None]:

@@ -24,6 +24,7 @@ from lineal.api.registry.v1.events_pb2 import ArmsChanged
 from lineal.api.registry.v1.model_pb2 import Model
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
+from lineal.trace import spans_of
 from tabular.bundle import Bundle
 from tabular.columns import from_numpy
 
@@ -179,6 +180,11 @@ async def test_the_same_request_again_has_the_same_answer_and_one_record(world: 
     first = await world.predict(request_id=request_id)
     again = await world.predict(request_id=request_id, seed=8)
     assert list(again.scores) == list(first.scores)
+    written = list(spans_of(world.suite.folder / "telemetry", first.trace_id))
+    assert [span["name"] for span in written if span["service"] == "lineal-serving"] == [
+        "lineal.api.serving.v1.ServingService/Predict",
+        "repeated answer",
+    ]
     await world.predict()
     assert (await world.recorded(2)).recorded == 2
 
