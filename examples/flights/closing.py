@@ -1,5 +1,6 @@
 """The end of the demo: what was observed, month by month, and one prediction traced back."""
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ HISTORY_END = datetime(2013, 4, 1, tzinfo=UTC)
 # The month whose every flight shows whether retraining paid.
 _PAID_IN = 7
 _PAUSE_SECONDS = 0.2
-console = Console()
+# Without a terminal there is no width to keep to: logs read best in whole lines.
+console = Console() if sys.stdout.isatty() else Console(width=140)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chassis import merkle
+from lineal import merkle
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
 
 _PREDICTION, _MIRRORED = 0, 1
