@@ -1,5 +1,6 @@
 """Receive OTLP until spans, metrics and logs of every service named on the command line have come; exit 0 then."""
 
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,8 @@ def serve(received: Received, address: str) -> grpc.Server:
 
 def main() -> int:
     """Receive; return the exit code."""
+    # As the first process of a container it would not end at SIGTERM by itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     received = Received(sys.argv[1:])
     server = serve(received, "0.0.0.0:4317")
     complete = received.complete.wait(_SECONDS)

@@ -1,6 +1,7 @@
 """Export to a collector, received for real."""
 
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,3 +69,15 @@ def test_all_three_signals_reach_a_collector(collector: Collector, tmp_path: Pat
     assert metrics.resource_metrics[0].scope_metrics[0].metrics[0].name == "rpc.server.call.duration"
     assert logs.resource_logs[0].scope_logs[0].log_records[0].body.string_value == "hello"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_collector_that_is_away_holds_up_the_end_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "4")
+    telemetry = Telemetry("demo", tmp_path)
+    with telemetry.tracer.start_as_current_span("work"):
+        OtlpHandler(telemetry.logger()).emit(logging.LogRecord("lineal", logging.INFO, __file__, 1, "hello", (), None))
+    telemetry.server_duration.record(0.3)
+    started = time.monotonic()
+    telemetry.shutdown()
+    assert time.monotonic() - started < 6
