@@ -4,7 +4,7 @@ BIN := .venv/bin
 CODE := lineal chassis tabular services workflows examples tools tests
 IMAGES := lineage ingest features trainer registry serving monitor workflows
 
-.PHONY: demo test check proto up down bench setup format baseline requirements
+.PHONY: demo test check compose-test proto up down bench setup format baseline requirements
 .DEFAULT_GOAL := check
 
 setup: .venv/.ready
@@ -29,6 +29,9 @@ down: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(ARGS)
+
+compose-test: setup ## compose.yaml for real; needs a Docker engine
+	@tests/compose/run
 
 bench: setup
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -65,13 +65,16 @@ def demo(
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of everything that is kept; a new one by default.")
     ] = None,
+    connect: Annotated[
+        str | None, typer.Option(help="A suite that runs already: a profile file or a host.", show_default=False)
+    ] = None,
 ) -> None:
     """Run the main job end to end on real flights; with --connect against a suite that runs already."""
     if not (suite.root() / "examples" / "flights" / "demo.py").is_file():
         raise LinealError("the demo is in the project's clone; run `lineal demo` there")
     sys.path.insert(0, str(suite.root()))
     run = importlib.import_module("examples.flights.demo").run
-    raise typer.Exit(run(quick=quick, data=data, connect=options.connect))
+    raise typer.Exit(run(quick=quick, data=data, connect=connect or options.connect))
 
 
 @app.command()
