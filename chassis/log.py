@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from chassis.errors import Unavailable
 from chassis.events import AppendResult, Delivery, Event, EventLog
 from chassis.memory_log import InMemoryLog
-from chassis.records import append_request, event_filter, to_event
+from chassis.records import append_request, append_result, event_filter, to_event
 from chassis.statuses import error_of
 from lineal.api.lineage.v1.lineage_service_pb2 import GetHeadRequest, ReadStreamRequest, SubscribeRequest
 from lineal.api.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
@@ -46,13 +46,7 @@ class LineageLog:
             response = await self._stub.AppendEvents(request)
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
-        return AppendResult(
-            position=response.position,
-            positions=tuple(event.position for event in response.events),
-            revisions=tuple(event.revision for event in response.events),
-            event_ids=tuple(event.event_id for event in response.events),
-            repeated=response.repeated_request,
-        )
+        return append_result(response.events, position=response.position, repeated=response.repeated_request)
 
     async def read_stream(self, stream: str, after_revision: int = 0, limit: int | None = None) -> list[Event]:
         """Return the events of a stream in order, page by page."""

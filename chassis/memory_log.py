@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from chassis.clock import Clock, SystemClock
 from chassis.errors import AlreadyExists, Conflict, FieldViolation, InvalidArgument
 from chassis.events import AppendResult, Delivery, Event
-from chassis.records import append_request, to_event, to_timestamp, type_name
+from chassis.records import append_request, append_result, to_event, to_timestamp, type_name
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 
@@ -60,7 +60,7 @@ class InMemoryLog:
         async with self._changed:
             there = self._there(request)
             if there:
-                return _result(there, repeated=True)
+                return append_result(there, position=there[-1].position, repeated=True)
             revision = sum(1 for record in self._records if record.stream == stream)
             if expected_revision is not None and expected_revision != revision:
                 raise RevisionConflict(f"{stream} is at revision {revision}, not {expected_revision}; read it again")
@@ -86,7 +86,7 @@ class InMemoryLog:
             ]
             self._records.extend(added)
             self._changed.notify_all()
-        return _result(added, repeated=False)
+        return append_result(added, position=added[-1].position, repeated=False)
 
     async def read_stream(self, stream: str, after_revision: int = 0, limit: int | None = None) -> list[Event]:
         """Return the events of a stream in order."""
@@ -133,13 +133,3 @@ class InMemoryLog:
         if not same:
             raise EventIdTaken(f"request {request.request_id} has been used for other events; use a new request id")
         return there
-
-
-def _result(records: Sequence[EventRecord], *, repeated: bool) -> AppendResult:
-    return AppendResult(
-        position=records[-1].position,
-        positions=tuple(record.position for record in records),
-        revisions=tuple(record.revision for record in records),
-        event_ids=tuple(record.event_id for record in records),
-        repeated=repeated,
-    )

@@ -1,14 +1,15 @@
 """Between the stored bytes of an event and `Event`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.context import caller
-from chassis.events import Event
+from chassis.events import AppendResult, Event
 from chassis.ids import check_request_id, event_id
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest
 from lineal.api.lineage.v1.record_pb2 import EventFilter, EventRecord
@@ -52,6 +53,26 @@ def decode(type_: str, payload: bytes) -> Message | None:
     except DecodeError:
         return None
     return message
+
+
+class Appended(Protocol):
+    """Where an event went, as a record or as an answer of lineage."""
+
+    position: int
+    revision: int
+    event_id: str
+
+
+def append_result(events: Iterable[Appended], *, position: int, repeated: bool) -> AppendResult:
+    """Return what an append came to; `position` is that of its newest event."""
+    events = list(events)
+    return AppendResult(
+        position=position,
+        positions=tuple(event.position for event in events),
+        revisions=tuple(event.revision for event in events),
+        event_ids=tuple(event.event_id for event in events),
+        repeated=repeated,
+    )
 
 
 def to_event(stored: bytes) -> Event:

@@ -7,7 +7,7 @@ from datetime import datetime
 from google.protobuf.message import Message
 
 from chassis.events import AppendResult, Delivery, Event
-from chassis.records import append_request, to_event, type_name
+from chassis.records import append_request, append_result, to_event, type_name
 from services.lineage.application import Application
 from services.lineage.store import Filter
 
@@ -32,13 +32,7 @@ class LocalLog:
             stream, messages, request_id=request_id, expected_revision=expected_revision, event_time=event_time
         )
         response = await self._application.append(request, "")
-        return AppendResult(
-            position=response.position,
-            positions=tuple(event.position for event in response.events),
-            revisions=tuple(event.revision for event in response.events),
-            event_ids=tuple(event.event_id for event in response.events),
-            repeated=response.repeated_request,
-        )
+        return append_result(response.events, position=response.position, repeated=response.repeated_request)
 
     async def read_stream(self, stream: str, after_revision: int = 0, limit: int | None = None) -> list[Event]:
         """Return the events of a stream in order."""

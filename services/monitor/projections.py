@@ -43,19 +43,15 @@ _segments = Table(
     Column("min_event_time", BigInteger),
     Column("max_event_time", BigInteger),
 )
-_periods = Table(
-    "periods",
-    _sealed_metadata,
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("endpoint", String, index=True),
-    Column("body", LargeBinary),
-)
-_alarms = Table(
-    "alarms",
-    _sealed_metadata,
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("endpoint", String, index=True),
-    Column("body", LargeBinary),
+_periods, _alarms = (
+    Table(
+        name,
+        _sealed_metadata,
+        Column("position", BigInteger, primary_key=True, autoincrement=False),
+        Column("endpoint", String, index=True),
+        Column("body", LargeBinary),
+    )
+    for name in ("periods", "alarms")
 )
 
 _outcome_metadata = MetaData()
@@ -106,18 +102,12 @@ class SealedTables:
             case PeriodClosed() as closed:
                 period = Period()
                 period.CopyFrom(closed.period)
-                period.position = event.position
-                body = period.SerializeToString(deterministic=True)
-                connection.execute(
-                    insert(_periods).values(position=event.position, endpoint=period.endpoint, body=body)
-                )
+                _insert(connection, _periods, event, period)
             case AlarmRaised() as raised:
                 alarm = Alarm()
                 alarm.CopyFrom(raised.alarm)
-                alarm.position = event.position
                 alarm.raise_time.FromDatetime(event.recorded_time)
-                body = alarm.SerializeToString(deterministic=True)
-                connection.execute(insert(_alarms).values(position=event.position, endpoint=alarm.endpoint, body=body))
+                _insert(connection, _alarms, event, alarm)
 
     def _apply_segment(self, connection: Connection, position: int, sealed: SegmentSealed) -> None:
         predictions, mirrored = Segment.from_parquet(self._artifacts.read(sealed.segment_digest)).decoded()
@@ -230,6 +220,12 @@ def alarms_of(connection: Connection, endpoint: str, asked: int, token: str) -> 
     """Return a page of alarms, newest first, and the token of the next."""
     bodies, following = _page(connection, _alarms, endpoint, asked, token)
     return [Alarm.FromString(body) for body in bodies], following
+
+
+def _insert(connection: Connection, table: Table, event: Event, found: Period | Alarm) -> None:
+    found.position = event.position
+    body = found.SerializeToString(deterministic=True)
+    connection.execute(insert(table).values(position=event.position, endpoint=found.endpoint, body=body))
 
 
 def _page(connection: Connection, table: Table, endpoint: str, asked: int, token: str) -> tuple[list[bytes], str]:
