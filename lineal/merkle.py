@@ -91,6 +91,10 @@ class Growing:
         self.size += 1
         return completed
 
+    def copy(self) -> "Growing":
+        """Return a tree that grows on its own."""
+        return Growing(self.size, list(self.hashes))
+
     def root(self) -> bytes:
         """Return the root."""
         return root_of_peaks(self.hashes)

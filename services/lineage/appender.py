@@ -1,6 +1,5 @@
 """Numbers, hashes and writes a group of appends in one transaction. Blocking; one thread at a time."""
 
-import hashlib
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,7 +11,9 @@ from chassis.errors import AlreadyExists, Conflict, FieldViolation, InvalidArgum
 from chassis.records import to_timestamp
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendedEvent, AppendEventsRequest, AppendEventsResponse
 from lineal.api.lineage.v1.record_pb2 import EventRecord
+from lineal.merkle import Growing, Node, leaf_hash
 from services.lineage.store import NewRecord, Stored, StoreWriter
+from services.lineage.tree import Tree, kept
 
 _CACHED_STREAMS = 10_000
 _MAX_EVENTS = 1000
@@ -69,16 +70,19 @@ def _is_uuid(value: str) -> bool:
 class Appender:
     """Knows the head of the log, which nobody else moves."""
 
-    def __init__(self, writer: StoreWriter, clock: Clock) -> None:
+    def __init__(self, writer: StoreWriter, clock: Clock, tree: Tree) -> None:
         self._writer = writer
         self._clock = clock
+        self._tree = tree
         self._revisions: OrderedDict[str, int] = OrderedDict()
         self.head, self._recorded = writer.newest()
+        self._growing = tree.growing(self.head)
 
     def reload(self) -> None:
         """Forget what a failed transaction may have left, and read it again."""
         self._revisions.clear()
         self.head, self._recorded = self._writer.newest()
+        self._growing = self._tree.growing(self.head)
 
     def append(
         self, requests: Sequence[tuple[AppendEventsRequest, str]]
@@ -87,7 +91,7 @@ class Appender:
 
         All that is new is durable when this returns; when it raises, nothing is.
         """
-        group = _Group(self.head, max(self._recorded, _micros(self._clock)))
+        group = _Group(self.head, max(self._recorded, _micros(self._clock)), self._growing.copy())
         with self._writer:
             group.existing = self._writer.existing(
                 [uuid.UUID(event.event_id).bytes for request, _ in requests for event in request.events]
@@ -96,8 +100,10 @@ class Appender:
             answers = [_answered(group, request, traceparent) for request, traceparent in requests]
             if group.records:
                 self._writer.insert(group.records)
+            if group.nodes:
+                self._writer.insert_nodes(group.nodes)
         if group.records:
-            self.head, self._recorded = group.head, group.recorded
+            self.head, self._recorded, self._growing = group.head, group.recorded, group.growing
         for stream, revision in group.revisions.items():
             self._revisions[stream] = revision
             self._revisions.move_to_end(stream)
@@ -112,9 +118,11 @@ class Appender:
 
 
 class _Group:
-    def __init__(self, head: int, recorded: int) -> None:
+    def __init__(self, head: int, recorded: int, growing: Growing) -> None:
         self.head = head
         self.recorded = recorded
+        self.growing = growing
+        self.nodes: list[tuple[Node, bytes]] = []
         self.records: list[NewRecord] = []
         self.existing: dict[bytes, bytes] = {}
         self.revisions: dict[str, int] = {}
@@ -173,7 +181,8 @@ def _added(group: _Group, request: AppendEventsRequest, revision: int, tracepare
         stored = record.SerializeToString(deterministic=True)
         key = uuid.UUID(event.event_id).bytes
         group.existing[key] = stored
-        leaf = hashlib.sha256(b"\x00" + stored).digest()
+        leaf = leaf_hash(stored)
+        group.nodes += kept(group.growing.add(leaf))
         place = Stored(record.position, record.stream, record.revision, record.type, stored, leaf)
         group.records.append(NewRecord(place, key, group.recorded))
         added.append(record)

@@ -14,6 +14,7 @@ from services.lineage.projections import GraphProjection
 from services.lineage.servicer import LineageServicer
 from services.lineage.settings import Settings
 from services.lineage.store import EventStore, WriterExists
+from services.lineage.tree import Tree
 from services.lineage.writer import Writer
 
 
@@ -42,7 +43,7 @@ async def build(harness: Harness) -> None:
 @asynccontextmanager
 async def _opened(harness: Harness, settings: Settings) -> AsyncIterator[tuple[EventStore, Writer]]:
     store = await asyncio.to_thread(EventStore, settings.database)
-    writer = Writer(store, harness.clock, settings.max_pending_appends)
+    writer = Writer(store, Tree(store), harness.clock, settings.max_pending_appends)
     try:
         try:
             await writer.open()

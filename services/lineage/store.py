@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from chassis.databases import Database, open_database
 from chassis.errors import RuleViolated
+from lineal.merkle import Node
 
 _metadata = MetaData()
 _position = BigInteger().with_variant(Integer(), "sqlite")
@@ -40,6 +41,14 @@ _events = Table(
     Column("leaf_hash", LargeBinary(32), nullable=False),
     UniqueConstraint("stream", "revision", name="events_stream_revision"),
     UniqueConstraint("event_id", name="events_event_id"),
+)
+# Nodes of the Merkle tree at the levels that are stored, see tree.py.
+_nodes = Table(
+    "tree_nodes",
+    _metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary(32), nullable=False),
 )
 _INSERT = insert(_events)
 _STORED = (
@@ -160,9 +169,23 @@ class EventStore:
                     high = middle - 1
         return low
 
+    def leaf_hashes(self, start: int, end: int) -> list[bytes]:
+        """Return the leaf hashes of the positions from `start` + 1 to `end`."""
+        query = select(_events.c.leaf_hash).where(_events.c.position > start, _events.c.position <= end)
+        return self._hashes(query.order_by(_events.c.position))
+
+    def node_hashes(self, level: int, start: int, end: int) -> list[bytes]:
+        """Return the hashes of the nodes [start, end) of a stored level."""
+        within = (_nodes.c.level == level) & (_nodes.c.index >= start) & (_nodes.c.index < end)
+        return self._hashes(select(_nodes.c.hash).where(within).order_by(_nodes.c.index))
+
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
+
+    def _hashes(self, query: Select[Any]) -> list[bytes]:
+        with self._database.reader.begin() as connection:
+            return [bytes(found) for found in connection.execute(query).scalars()]
 
     def _scalar(self, query: Select[Any]) -> int:
         with self._database.reader.begin() as connection:
@@ -249,6 +272,11 @@ class StoreWriter:
                 for new in records
             ],
         )
+
+    def insert_nodes(self, nodes: Sequence[tuple[Node, bytes]]) -> None:
+        """Write nodes of the Merkle tree, within the open transaction."""
+        rows = [{"level": node.level, "index": node.index, "hash": value} for node, value in nodes]
+        self._connection.execute(insert(_nodes), rows)
 
     def close(self) -> None:
         """Give up the right to write."""

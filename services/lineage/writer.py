@@ -15,6 +15,7 @@ from chassis.errors import LinealError, Overloaded, Unavailable
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
 from services.lineage.appender import Appender
 from services.lineage.store import EventStore, Filter, Page, Stored, StoreWriter
+from services.lineage.tree import Tree
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -65,8 +66,9 @@ class Tail:
 class Writer:
     """Appends to the log, and tells who waits that it has grown."""
 
-    def __init__(self, store: EventStore, clock: Clock, max_pending: int) -> None:
+    def __init__(self, store: EventStore, tree: Tree, clock: Clock, max_pending: int) -> None:
         self._store = store
+        self._tree = tree
         self._clock = clock
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue(max_pending)
         self._grown = asyncio.Condition()
@@ -129,7 +131,7 @@ class Writer:
 
     def _open(self) -> tuple[StoreWriter, Appender]:
         writer = self._store.open_writer()
-        return writer, Appender(writer, self._clock)
+        return writer, Appender(writer, self._clock, self._tree)
 
     async def _group(self) -> list[_Pending]:
         group = [await self._queue.get()]

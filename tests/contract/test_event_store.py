@@ -16,6 +16,7 @@ from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, Appen
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from services.lineage.appender import Appender
 from services.lineage.store import EventStore, Filter, StoreWriter, WriterExists
+from services.lineage.tree import Tree
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 ALL = Filter()
@@ -57,7 +58,7 @@ def positions(answer: AppendEventsResponse | LinealError) -> list[int]:
 
 
 def test_a_group_is_numbered_in_order_and_each_of_it_is_all_or_none(store: EventStore, writer: StoreWriter) -> None:
-    appender = Appender(writer, FixedClock(START))
+    appender = Appender(writer, FixedClock(START), Tree(store))
     first, wrong, second = append(appender, new("a", 2, 0), new("a", 3, 7), new("b", 1, 0))
     assert positions(first) == [1, 2]
     assert isinstance(wrong, Conflict)
@@ -69,7 +70,7 @@ def test_within_a_group_a_repeat_answers_and_a_clash_is_refused(store: EventStor
     request = new("a", 2)
     clash = AppendEventsRequest.FromString(request.SerializeToString())
     clash.events[1].payload = b"something else"
-    first, again, other = append(Appender(writer, FixedClock(START)), request, request, clash)
+    first, again, other = append(Appender(writer, FixedClock(START), Tree(store)), request, request, clash)
     assert positions(first) == positions(again) == [1, 2]
     assert isinstance(again, AppendEventsResponse)
     assert again.repeated_request
@@ -81,17 +82,17 @@ def test_a_new_writer_goes_on_where_the_last_one_was(store: EventStore) -> None:
     request = new("a", 2)
     for _ in range(2):
         writer = store.open_writer()
-        append(Appender(writer, FixedClock(START)), request)
+        append(Appender(writer, FixedClock(START), Tree(store)), request)
         writer.close()
     writer = store.open_writer()
-    appender = Appender(writer, FixedClock(START))
+    appender = Appender(writer, FixedClock(START), Tree(store))
     assert appender.head == 2
     assert positions(append(appender, new("a", 1, 2))[0]) == [3]
     writer.close()
 
 
 def test_the_hash_is_over_the_stored_bytes(store: EventStore, writer: StoreWriter) -> None:
-    append(Appender(writer, FixedClock(START)), new("a", 3))
+    append(Appender(writer, FixedClock(START), Tree(store)), new("a", 3))
     for stored in store.read_page(0, 3, ALL, 10).records:
         assert stored.leaf_hash == hashlib.sha256(b"\x00" + stored.record).digest()
         record = EventRecord.FromString(stored.record)
@@ -100,11 +101,11 @@ def test_the_hash_is_over_the_stored_bytes(store: EventStore, writer: StoreWrite
 
 def test_recorded_time_never_goes_backwards(store: EventStore, writer: StoreWriter) -> None:
     clock = FixedClock(START)
-    appender = Appender(writer, clock)
+    appender = Appender(writer, clock, Tree(store))
     append(appender, new("a"))
     clock.advance(timedelta(hours=-1))
     append(appender, new("a"))
-    append(Appender(writer, clock), new("a"))
+    append(Appender(writer, clock, Tree(store)), new("a"))
     records = [EventRecord.FromString(stored.record) for stored in store.read_page(0, 3, ALL, 10).records]
     assert [to_datetime(record.recorded_time) for record in records] == [START] * 3
 
@@ -112,7 +113,7 @@ def test_recorded_time_never_goes_backwards(store: EventStore, writer: StoreWrit
 def test_a_failed_transaction_leaves_nothing_and_the_next_is_numbered_as_if_it_had_not_been(
     store: EventStore, writer: StoreWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    appender = Appender(writer, FixedClock(START))
+    appender = Appender(writer, FixedClock(START), Tree(store))
     append(appender, new("a"))
     insert = StoreWriter.insert
 
@@ -142,7 +143,7 @@ def test_a_second_writer_is_refused_on_postgres(postgres_url: str) -> None:
 
 def test_pages_are_filtered_and_say_how_far_they_looked(store: EventStore, writer: StoreWriter) -> None:
     requests = [new("dataset/a", 2), new("batches/a", 2, type_="t.Other"), new("dataset/b%_", 1)]
-    append(Appender(writer, FixedClock(START)), *requests)
+    append(Appender(writer, FixedClock(START), Tree(store)), *requests)
     found = store.read_page(0, 5, Filter(types=("t.Other",)), 10)
     assert ([r.position for r in found.records], found.examined) == ([3, 4], 5)
     found = store.read_page(0, 5, Filter(types=("t.Other",)), 1)
@@ -158,14 +159,14 @@ def test_a_page_is_bounded_in_bytes(store: EventStore, writer: StoreWriter) -> N
     request = new("a", 5)
     for event in request.events:
         event.payload = bytes(400_000)
-    append(Appender(writer, FixedClock(START)), request)
+    append(Appender(writer, FixedClock(START), Tree(store)), request)
     page = store.read_page(0, 5, ALL, 500)
     assert ([r.position for r in page.records], page.examined) == ([1, 2, 3], 3)
 
 
 def test_events_are_found_by_position_id_and_time(store: EventStore, writer: StoreWriter) -> None:
     clock = FixedClock(START)
-    appender = Appender(writer, clock)
+    appender = Appender(writer, clock, Tree(store))
     for _ in range(7):
         append(appender, new("a"))
         clock.advance(timedelta(seconds=1))

@@ -1,0 +1,88 @@
+"""The Merkle tree over the log: leaf n is the record at position n + 1.
+
+Leaf hashes lie beside the records. Of the nodes above, those at every eighth level are stored, in the transaction that
+completes them; whatever lies between is hashed from 256 of them at most, so that a proof in a log of a million events
+reads three tiles.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from lineal import merkle
+from lineal.merkle import Growing, Node
+
+TILE_LEVELS = 8
+TILE = 1 << TILE_LEVELS
+# Full tiles never change. 256 of them hold 2 MiB and lead to 65,536 leaves.
+_CACHED_TILES = 256
+
+
+class TreeIncomplete(RuntimeError):
+    """Stored hashes are missing, which no crash can cause."""
+
+
+class Hashes(Protocol):
+    """Where stored hashes are read from."""
+
+    def leaf_hashes(self, start: int, end: int) -> list[bytes]:
+        """Return the hashes of the leaves [start, end)."""
+        ...
+
+    def node_hashes(self, level: int, start: int, end: int) -> list[bytes]:
+        """Return the hashes of the nodes [start, end) of a stored level."""
+        ...
+
+
+class Tree:
+    """Proofs about any size that the log has had. Blocking."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self._hashes = hashes
+        self._full_tile = lru_cache(_CACHED_TILES)(self._read_tile)
+
+    def root(self, size: int) -> bytes:
+        """Return the root over the first `size` leaves."""
+        return merkle.root_of_peaks([self._hash(node, size) for node in merkle.peaks(size)])
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """Return the proof that leaf `index` is in the tree of `size` leaves."""
+        return self._path(merkle.inclusion_ranges(index, size), size)
+
+    def consistency(self, old: int, size: int) -> list[bytes]:
+        """Return the proof that the tree of `old` leaves is the beginning of the one of `size`."""
+        return self._path(merkle.consistency_ranges(old, size), size)
+
+    def growing(self, size: int) -> Growing:
+        """Return the tree of `size` leaves, ready to grow."""
+        return Growing(size, [self._hash(node, size) for node in merkle.peaks(size)])
+
+    def _path(self, ranges: Sequence[merkle.Range], size: int) -> list[bytes]:
+        return [merkle.root_of_peaks([self._hash(node, size) for node in merkle.nodes_of(part)]) for part in ranges]
+
+    def _hash(self, node: Node, size: int) -> bytes:
+        base = node.level // TILE_LEVELS * TILE_LEVELS
+        start = node.index << node.level - base
+        end = node.index + 1 << node.level - base
+        tile = start // TILE
+        if (tile + 1) * TILE << base <= size:
+            return merkle.root(self._full_tile(base, tile)[start - tile * TILE : end - tile * TILE])
+        # The last tile still grows, so it is read as far as it is needed.
+        return merkle.root(self._read(base, start, end))
+
+    def _read_tile(self, base: int, tile: int) -> list[bytes]:
+        return self._read(base, tile * TILE, (tile + 1) * TILE)
+
+    def _read(self, base: int, start: int, end: int) -> list[bytes]:
+        found = self._hashes.node_hashes(base, start, end) if base else self._hashes.leaf_hashes(start, end)
+        if len(found) != end - start:
+            raise TreeIncomplete(
+                f"the tree lacks nodes {start} to {end} of level {base}: the database was changed or restored in part; "
+                "restore it as a whole"
+            )
+        return found
+
+
+def kept(completed: Sequence[tuple[Node, bytes]]) -> list[tuple[Node, bytes]]:
+    """Return those of completed nodes that are stored."""
+    return [(node, value) for node, value in completed if node.level % TILE_LEVELS == 0]
