@@ -25,6 +25,8 @@ def test_tritonclient_reads_the_metadata_and_gets_the_scores_of_the_sdk(
             "customer": generator.choice([f"c{number}" for number in range(60)], 200),
         }
     )
+    # Other tests may have killed services a moment ago.
+    suite.lineal("status", "--wait")
     with suite.client() as client:
         # A far event time would look up another past: both ask for now.
         expected = client.predict("unpaid", rows)
