@@ -3,29 +3,35 @@
 Each version of a projection has a place of its own: on SQLite a file `<service>/projections/<name>-v<version>.db`, on
 PostgreSQL a schema `projection_<name>_v<version>`. A new version is built beside the old one, which is dropped once the
 new one has seen the whole history; a rebuild is dropping the place. Inside it the tables are named as in the metadata.
+
+An event that cannot be applied after five tries is parked with its error, and the rest goes on; `replay` applies it
+later, out of its order. Where the database, or what an event needs, is away, nothing is parked: the process ends, and
+whoever restarts it tries again.
 """
 
 import asyncio
 import contextvars
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from google.protobuf.message import Message
-from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, Table, insert, select, update
+from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from chassis import projection_state as state
 from chassis.canonical import table_digest
 from chassis.context import time_left
 from chassis.databases import READERS, Database, open_database
 from chassis.errors import Unavailable
 from chassis.events import Delivery, Event, EventLog
 from chassis.projection_places import Places
+from chassis.projection_state import Parked
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -33,22 +39,22 @@ _logger = logging.getLogger(__name__)
 # How far the durable cursor may fall behind when no event matches.
 _IDLE_POSITIONS = 1000
 _WAIT_SECONDS = 10.0
-
-_cursor_metadata = MetaData()
-_cursor = Table(
-    "lineal_cursor",
-    _cursor_metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, nullable=False),
-)
+_TRIES = 5
+# Before the second try; it doubles with each.
+_TRY_AGAIN_SECONDS = 0.01
+# What is no fault of the event, and ends the process instead.
+_AWAY = (OperationalError, InterfaceError, Unavailable, ConnectionError, TimeoutError)
 
 
 class ProjectionBehind(Unavailable):
     """Read tables have not reached the position that a reader wants within its deadline."""
 
 
-class ProjectionStopped(Unavailable):
-    """An event could not be applied, so the read tables stay where they were."""
+class _ApplyError(Exception):
+    def __init__(self, event: Event, cause: Exception) -> None:
+        super().__init__(f"event {event.position} ({event.type} in {event.stream}): {type(cause).__name__}: {cause}")
+        self.event = event
+        self.cause = cause
 
 
 class Projection(Protocol):
@@ -69,7 +75,7 @@ class Projection(Protocol):
 
 @dataclass(frozen=True)
 class Verification:
-    """How rebuilt tables compare with the live ones at `position`."""
+    """How rebuilt tables compare with the live ones at `position`, and how many events each could not apply."""
 
     name: str
     version: int
@@ -77,6 +83,8 @@ class Verification:
     live_digest: str
     rebuilt_digest: str
     rows: int
+    live_parked: int = 0
+    rebuilt_parked: int = 0
 
 
 class ProjectionRunner:
@@ -93,27 +101,19 @@ class ProjectionRunner:
         self._database: Database | None = None
         self._ready = False
         self._durable = 0
-        self._stopped: ProjectionStopped | None = None
 
     async def run(self) -> None:
-        """Apply events for ever. Returns only when an event cannot be applied; database failures are raised."""
+        """Apply events for ever; what fails five times is parked. Failures of the database are raised."""
         database = await self._in_thread(self._open)
         async with self._changed:
             self._ready = True
             self._changed.notify_all()
         async with aclosing(self._log.subscribe(self.position, self.projection.types)) as deliveries:
             async for delivery in deliveries:
-                try:
-                    position = await self._in_thread(self._deliver, database, delivery)
-                except ProjectionStopped as stopped:
-                    _logger.error("%s", stopped, exc_info=stopped.__cause__)
-                    self._stopped = stopped
-                    position = await self._in_thread(self._read, _position)
+                position = await self._deliver(database, delivery)
                 async with self._changed:
                     self.position = position
                     self._changed.notify_all()
-                if self._stopped:
-                    return
                 if delivery.live and not self.live:
                     await self._in_thread(self._places.drop_others, self.projection.name, self.projection.version)
                     async with self._changed:
@@ -126,9 +126,7 @@ class ProjectionRunner:
             await self._changed.wait_for(lambda: self.live)
 
     async def check(self) -> None:
-        """Raise while the history has not been read, or after an event could not be applied."""
-        if self._stopped:
-            raise self._stopped
+        """Raise while the history has not been read."""
         if not self.live:
             raise ProjectionBehind(f"{self.projection.name} is reading the log, at position {self.position}")
 
@@ -139,16 +137,12 @@ class ProjectionRunner:
         seconds = time_left()
         try:
             async with asyncio.timeout(_WAIT_SECONDS if seconds is None else seconds), self._changed:
-                await self._changed.wait_for(
-                    lambda: self._stopped is not None or (self._ready and self.position >= position)
-                )
+                await self._changed.wait_for(lambda: self._ready and self.position >= position)
         except TimeoutError:
             raise ProjectionBehind(
                 f"{self.projection.name} has read the log up to position {self.position}, {position} is asked for; "
                 "try again, or give the call more time"
             ) from None
-        if self._stopped and self.position < position:
-            raise self._stopped
 
     async def query(self, fn: Callable[[Connection], T], min_position: int = 0) -> T:
         """Return what `fn` reads in one transaction, in a thread, once the tables have reached a position."""
@@ -158,16 +152,38 @@ class ProjectionRunner:
     async def verify(self) -> Verification:
         """Rebuild the tables from the log in a scratch database and compare them with the live ones."""
         await self.wait_for(0)
-        position, live, rows = await self._in_thread(self._read, self._digest)
+        position, live, rows, live_parked = await self._in_thread(self._read, self._digest)
         with tempfile.TemporaryDirectory(prefix="lineal-verify-") as folder:
             scratch = await self._in_thread(self._create, open_database(f"sqlite:///{Path(folder) / 'scratch.db'}"))
             try:
                 await self._replay(scratch, position)
                 with scratch.reader.connect() as connection:
-                    _, rebuilt, _ = await self._in_thread(self._digest, connection)
+                    _, rebuilt, _, rebuilt_parked = await self._in_thread(self._digest, connection)
             finally:
                 scratch.close()
-        return Verification(self.projection.name, self.projection.version, position, live, rebuilt, rows)
+        name, version = self.projection.name, self.projection.version
+        return Verification(name, version, position, live, rebuilt, rows, live_parked, rebuilt_parked)
+
+    async def parked(self) -> list[Parked]:
+        """Return the events that could not be applied."""
+        return await self.query(state.parked)
+
+    async def replay(self, positions: Collection[int] = ()) -> list[int]:
+        """Try parked events again, those at `positions` or all; return the positions of those that took effect.
+
+        They are applied now, after later events: where their order mattered, `verify` finds a difference.
+        """
+        assert self._database is not None
+        replayed = []
+        for kept in await self.parked():
+            if positions and kept.position not in positions:
+                continue
+            event = await self._event_at(kept.position)
+            if event is None:
+                continue
+            if await self._in_thread(self._apply_parked, self._database, event):
+                replayed.append(kept.position)
+        return replayed
 
     async def close(self) -> None:
         """Close the connections to the database, after what is still running in threads."""
@@ -186,15 +202,13 @@ class ProjectionRunner:
         database = self._database = self._places.open(self.projection.name, self.projection.version)
         self._create(database)
         with database.reader.begin() as connection:
-            self.position = self._durable = _position(connection)
+            self.position = self._durable = state.position(connection)
         return database
 
     def _create(self, database: Database) -> Database:
         with database.writer.begin() as connection:
-            _cursor_metadata.create_all(connection)
+            state.create(connection)
             self.projection.metadata.create_all(connection)
-            if connection.execute(select(_cursor.c.id)).first() is None:
-                connection.execute(insert(_cursor).values(id=1, position=0))
         return database
 
     def _read(self, fn: Callable[[Connection], T]) -> T:
@@ -202,9 +216,9 @@ class ProjectionRunner:
         with self._database.reader.begin() as connection:
             return fn(connection)
 
-    def _digest(self, connection: Connection) -> tuple[int, str, int]:
+    def _digest(self, connection: Connection) -> tuple[int, str, int, int]:
         digest, rows = table_digest(connection, self.projection.metadata)
-        return _position(connection), digest, rows
+        return state.position(connection), digest, rows, state.parked_count(connection)
 
     async def _replay(self, scratch: Database, until: int) -> None:
         if until == 0:
@@ -212,48 +226,85 @@ class ProjectionRunner:
         async with aclosing(self._log.subscribe(0, self.projection.types)) as deliveries:
             async for delivery in deliveries:
                 events = tuple(event for event in delivery.events if event.position <= until)
-                await self._in_thread(self._apply, scratch, events, min(until, delivery.examined_position))
+                await self._apply_or_park(scratch, events, min(until, delivery.examined_position))
                 if delivery.examined_position >= until:
                     return
 
-    def _deliver(self, database: Database, delivery: Delivery) -> int:
+    async def _event_at(self, position: int) -> Event | None:
+        async with aclosing(self._log.subscribe(position - 1, self.projection.types)) as deliveries:
+            async for delivery in deliveries:
+                for event in delivery.events:
+                    return event if event.position == position else None
+                if delivery.examined_position >= position:
+                    return None
+        return None
+
+    async def _deliver(self, database: Database, delivery: Delivery) -> int:
         examined = delivery.examined_position
         if not delivery.events and examined - self._durable < _IDLE_POSITIONS:
             return examined
-        self._durable = self._apply(database, delivery.events, examined)
+        self._durable = await self._apply_or_park(database, delivery.events, examined)
         return max(examined, self._durable)
+
+    async def _apply_or_park(self, database: Database, events: Sequence[Event], examined: int) -> int:
+        failing, tries = 0, 0
+        while True:
+            try:
+                return await self._in_thread(self._apply, database, events, examined)
+            except _ApplyError as failed:
+                tries = tries + 1 if failed.event.position == failing else 1
+                failing = failed.event.position
+                if tries >= _TRIES:
+                    _logger.error("%s parks %s", self.projection.name, failed, exc_info=failed.cause)
+                    await self._in_thread(self._park, database, failed, tries)
+                else:
+                    await asyncio.sleep(_TRY_AGAIN_SECONDS * 2 ** (tries - 1))
 
     def _apply(self, database: Database, events: Sequence[Event], examined: int) -> int:
         failed: tuple[int, Exception] | None = None
         with database.writer.connect() as connection:
             transaction = connection.begin()
             # Another replica may share these tables; whoever holds the cursor's row goes on from there.
-            durable = _position(connection, lock=True)
+            durable = state.position(connection, lock=True)
             for n, event in enumerate(events):
                 if event.position <= durable:
                     continue
                 try:
                     self.projection.apply(connection, event)
-                except (OperationalError, InterfaceError):
+                except _AWAY:
                     raise
                 except Exception as error:
                     failed = n, error
                     break
             if failed is None:
                 reached = max(durable, examined)
-                connection.execute(update(_cursor).values(position=reached))
+                state.advance(connection, reached)
                 transaction.commit()
                 return reached
             transaction.rollback()
         n, cause = failed
-        if n:
+        if n and events[n - 1].position > durable:
             self._apply(database, events[:n], events[n].position - 1)
-        raise ProjectionStopped(
-            f"{self.projection.name} cannot apply event {events[n].position} ({events[n].type} in {events[n].stream}): "
-            f"{cause}; repair the projection and start the service again"
-        ) from cause
+        raise _ApplyError(events[n], cause)
 
+    def _park(self, database: Database, failed: _ApplyError, tries: int) -> None:
+        with database.writer.begin() as connection:
+            if failed.event.position > state.position(connection, lock=True):
+                state.park(connection, failed.event, tries, failed.cause)
+                state.advance(connection, failed.event.position)
 
-def _position(connection: Connection, *, lock: bool = False) -> int:
-    query: Any = select(_cursor.c.position)
-    return int(connection.execute(query.with_for_update() if lock else query).scalar_one())
+    def _apply_parked(self, database: Database, event: Event) -> bool:
+        try:
+            with database.writer.begin() as connection:
+                state.position(connection, lock=True)
+                if not state.take_back(connection, event.position):
+                    return False
+                self.projection.apply(connection, event)
+                return True
+        except _AWAY:
+            raise
+        except Exception as error:
+            _logger.warning("%s cannot apply parked event %d", self.projection.name, event.position, exc_info=error)
+            with database.writer.begin() as connection:
+                state.fail_again(connection, event.position, error)
+            return False

@@ -10,7 +10,7 @@ import click
 import typer
 
 from lineal import __version__
-from lineal.cli import look, suite, work
+from lineal.cli import look, suite, tables, work
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -38,6 +38,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     suite.down,
     suite.status,
     suite.doctor,
+    tables.parked,
     work.apply,
     work.ingest,
     work.train,

@@ -11,17 +11,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
 
-from lineal.api.lineage.v1 import lineage_service_pb2, projection_service_pb2
-from lineal.api.lineage.v1.projection_service_pb2_grpc import ProjectionServiceStub
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import ArmRole
-from lineal.channel import open_channel
+from lineal.cli import tables
 from lineal.cli.output import errors, options, say, short, show
 from lineal.client import Client
-from lineal.errors import LinealError, call_failed
+from lineal.errors import LinealError
 from lineal.local.__main__ import PID_FILE
 from lineal.local.health import HEALTHY, check
 from lineal.local.plan import SERVICES
@@ -34,7 +31,6 @@ _DATA = Path("data")
 _READY_SECONDS = 120.0
 _DOWN_SECONDS = 60.0
 _POLL_SECONDS = 0.2
-_WITH_TABLES = ("lineage", "ingest", "features", "trainer", "registry", "monitor")
 # SQLite before this can corrupt a WAL database that two connections checkpoint.
 _SOUND_SQLITE = (3, 51, 3)
 
@@ -112,7 +108,7 @@ def doctor(
         bool, typer.Option("--rebuild", help="Rebuild every read table from position 0 and compare.")
     ] = False,
 ) -> None:
-    """Look for what is wrong: health, unloadable arms, read tables behind the log, known faults of libraries."""
+    """Look for what is wrong: health, unloadable arms, read tables that lag or parked events, faults of libraries."""
     profile = Profile.load(options.connect)
     rows: list[tuple[str, bool, str]] = []
     for name, state in check(profile, [*SERVICES, "temporal"]).items():
@@ -127,7 +123,7 @@ def doctor(
             )
         )
     if all(good for _, good, _ in rows):
-        rows += [*_loaded(profile), *_tables(profile, rebuild)]
+        rows += [*_loaded(profile), *tables.standing(profile), *(tables.rebuilt(profile) if rebuild else ())]
     show(
         [{"check": name, "ok": good, "finding": finding} for name, good, finding in rows],
         ("check", "", "finding"),
@@ -203,37 +199,6 @@ def _loaded(profile: Profile) -> list[tuple[str, bool, str]]:
             refused = replica.refused[endpoint].reason if endpoint in replica.refused else ""
             finding = refused or f"generation {replica.generations[endpoint]:,}"
             rows.append((f"{replica.replica_id} serves the newest arms of {endpoint}", not refused, finding))
-    return rows
-
-
-def _tables(profile: Profile, rebuild: bool) -> list[tuple[str, bool, str]]:
-    rows: list[tuple[str, bool, str]] = []
-    with Client(profile) as client:
-        head = client.services.lineage.call("GetHead", lineage_service_pb2.GetHeadRequest()).position
-    for name in _WITH_TABLES:
-        with open_channel(profile.address(name)) as channel:
-            stub = ProjectionServiceStub(channel)
-            try:
-                if rebuild:
-                    request = projection_service_pb2.VerifyProjectionsRequest()
-                    for found in stub.VerifyProjections(request, timeout=600).verifications:
-                        same = found.live_digest == found.rebuilt_digest
-                        rows.append(
-                            (
-                                f"{name}/{found.projection.name} rebuilds alike",
-                                same,
-                                f"{found.rows:,} rows at position {found.projection.position:,}, "
-                                + (
-                                    short(found.live_digest) if same else "the rebuilt tables differ from the live ones"
-                                ),
-                            )
-                        )
-                    continue
-                for listed in stub.ListProjections(projection_service_pb2.ListProjectionsRequest()).projections:
-                    behind = head - listed.position
-                    rows.append((f"{name}/{listed.name} keeps up", behind < 1000, f"{max(behind, 0):,} events behind"))
-            except grpc.RpcError as error:
-                raise call_failed(error, name, profile.address(name)) from error
     return rows
 
 

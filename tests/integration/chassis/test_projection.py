@@ -10,10 +10,11 @@ from google.protobuf.message import Message
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, insert, select, update
 
 from chassis.context import deadline_in
+from chassis.errors import Unavailable
 from chassis.events import Event
 from chassis.ids import new_request_id
 from chassis.log import InMemoryLog
-from chassis.projection import ProjectionBehind, ProjectionRunner, ProjectionStopped
+from chassis.projection import ProjectionBehind, ProjectionRunner
 from chassis.projection_places import Places, places_for
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted, SnapshotCreated
 
@@ -28,16 +29,27 @@ class Counts:
     metadata = metadata
     types: Sequence[type[Message]] = (BatchAccepted,)
 
-    def __init__(self, version: int = 1, step: int = 1, poison: str = "") -> None:
+    def __init__(
+        self,
+        version: int = 1,
+        step: int = 1,
+        poison: str = "",
+        heals_after: int = 1000,
+        error: Exception | None = None,
+    ) -> None:
         self.version = version
         self.step = step
         self.poison = poison
+        self.heals_after = heals_after
+        self.error = error or ValueError("cannot swallow this")
+        self.refused = 0
 
     def apply(self, connection: Connection, event: Event) -> None:
         batch = event.message
         assert isinstance(batch, BatchAccepted)
-        if batch.batch_id == self.poison:
-            raise ValueError("cannot swallow this")
+        if batch.batch_id == self.poison and self.refused < self.heals_after:
+            self.refused += 1
+            raise self.error
         here = counts.c.dataset == batch.dataset
         if connection.execute(select(counts).where(here)).first() is None:
             connection.execute(insert(counts).values(dataset=batch.dataset, batches=0))
@@ -133,17 +145,83 @@ async def test_it_is_ready_once_it_has_read_the_history(places: Places) -> None:
         await runner.check()
 
 
-async def test_an_event_that_cannot_be_applied_stops_it_right_before(places: Places) -> None:
+async def test_an_event_that_cannot_be_applied_is_parked_and_the_rest_goes_on(places: Places) -> None:
     log = InMemoryLog()
-    await accept(log, "a", "1", "2", "bad", "3")
+    position = await accept(log, "a", "1", "2", "bad", "3")
+    projection = Counts(poison="bad")
+    async with running(projection, log, places) as runner:
+        assert await runner.query(totals, min_position=position) == {"a": 3}
+        await runner.became_live()
+        await runner.check()
+        (parked,) = await runner.parked()
+        assert (parked.position, parked.stream, parked.tries) == (3, "batches/a", 5)
+        assert parked.type.endswith("BatchAccepted")
+        assert parked.error == "ValueError: cannot swallow this"
+        assert projection.refused == 5
+        assert await runner.query(totals, min_position=await accept(log, "b", "1")) == {"a": 3, "b": 1}
+
+
+async def test_parked_events_outlive_a_restart_and_are_replayed_once(places: Places) -> None:
+    log = InMemoryLog()
+    position = await accept(log, "a", "1", "bad", "2")
     async with running(Counts(poison="bad"), log, places) as runner:
-        with pytest.raises(ProjectionStopped, match=r"cannot apply event 3 .*BatchAccepted in batches/a"):
-            await runner.query(totals, min_position=4)
-        with pytest.raises(ProjectionStopped):
-            await runner.check()
-        assert await runner.query(totals, min_position=2) == {"a": 2}
+        await runner.wait_for(position)
+        assert await runner.replay() == []
+        assert [(parked.position, parked.tries) for parked in await runner.parked()] == [(2, 6)]
     async with running(Counts(), log, places) as repaired:
-        assert await repaired.query(totals, min_position=4) == {"a": 4}
+        assert await repaired.query(totals, min_position=position) == {"a": 2}
+        assert await repaired.replay([1]) == []
+        assert await repaired.replay([2]) == [2]
+        assert await repaired.replay() == []
+        assert await repaired.parked() == []
+        assert await repaired.query(totals) == {"a": 3}
+        found = await repaired.verify()
+    assert found.live_digest == found.rebuilt_digest
+
+
+async def test_a_rebuild_parks_the_same_event(places: Places) -> None:
+    log = InMemoryLog()
+    position = await accept(log, "a", "1", "bad", "2")
+    async with running(Counts(poison="bad"), log, places) as runner:
+        await runner.wait_for(position)
+        before = await runner.parked()
+        found = await runner.verify()
+        assert found.live_digest == found.rebuilt_digest
+        assert (found.live_parked, found.rebuilt_parked) == (1, 1)
+    places.drop_all()
+    async with running(Counts(poison="bad"), log, places) as rebuilt:
+        await rebuilt.wait_for(position)
+        assert await rebuilt.parked() == before
+
+
+async def test_a_cause_that_goes_away_parks_nothing(places: Places) -> None:
+    log = InMemoryLog()
+    position = await accept(log, "a", "1", "bad", "2")
+    async with running(Counts(poison="bad", heals_after=4), log, places) as runner:
+        assert await runner.query(totals, min_position=position) == {"a": 3}
+        assert await runner.parked() == []
+
+
+async def test_a_dependency_that_is_away_parks_nothing(places: Places) -> None:
+    log = InMemoryLog()
+    position = await accept(log, "a", "1", "bad")
+    runner = ProjectionRunner(Counts(poison="bad", error=Unavailable("the store is away")), log, places)
+    with pytest.raises(Unavailable, match="the store is away"):
+        await runner.run()
+    await runner.close()
+    async with running(Counts(), log, places) as runner:
+        assert await runner.query(totals, min_position=position) == {"a": 2}
+        assert await runner.parked() == []
+
+
+async def test_two_runners_on_the_same_tables_park_an_event_once(postgres_url: str, tmp_path: Path) -> None:
+    places = places_for(postgres_url, tmp_path)
+    log = InMemoryLog()
+    position = await accept(log, "a", "1", "bad", "2")
+    async with running(Counts(poison="bad"), log, places) as one, running(Counts(poison="bad"), log, places) as two:
+        assert await one.query(totals, min_position=position) == {"a": 2}
+        assert await two.query(totals, min_position=position) == {"a": 2}
+        assert [parked.position for parked in await one.parked()] == [2]
 
 
 async def test_a_new_version_is_built_beside_the_old_which_then_goes(places: Places) -> None:

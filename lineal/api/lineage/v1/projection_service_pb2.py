@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.lineal/api/lineage/v1/projection_service.proto\x12\x15lineal.api.lineage.v1\"=\n\nProjection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08position\x18\x03 \x01(\x04\"\x18\n\x16ListProjectionsRequest\"Q\n\x17ListProjectionsResponse\x12\x36\n\x0bprojections\x18\x01 \x03(\x0b\x32!.lineal.api.lineage.v1.Projection\"\x1a\n\x18VerifyProjectionsRequest\"\x8a\x01\n\x16ProjectionVerification\x12\x35\n\nprojection\x18\x01 \x01(\x0b\x32!.lineal.api.lineage.v1.Projection\x12\x13\n\x0blive_digest\x18\x02 \x01(\t\x12\x16\n\x0erebuilt_digest\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x04\"a\n\x19VerifyProjectionsResponse\x12\x44\n\rverifications\x18\x01 \x03(\x0b\x32-.lineal.api.lineage.v1.ProjectionVerification2\xfd\x01\n\x11ProjectionService\x12p\n\x0fListProjections\x12-.lineal.api.lineage.v1.ListProjectionsRequest\x1a..lineal.api.lineage.v1.ListProjectionsResponse\x12v\n\x11VerifyProjections\x12/.lineal.api.lineage.v1.VerifyProjectionsRequest\x1a\x30.lineal.api.lineage.v1.VerifyProjectionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.lineal/api/lineage/v1/projection_service.proto\x12\x15lineal.api.lineage.v1\"M\n\nProjection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x0e\n\x06parked\x18\x04 \x01(\x04\"\x18\n\x16ListProjectionsRequest\"Q\n\x17ListProjectionsResponse\x12\x36\n\x0bprojections\x18\x01 \x03(\x0b\x32!.lineal.api.lineage.v1.Projection\"\x1a\n\x18VerifyProjectionsRequest\"\xa2\x01\n\x16ProjectionVerification\x12\x35\n\nprojection\x18\x01 \x01(\x0b\x32!.lineal.api.lineage.v1.Projection\x12\x13\n\x0blive_digest\x18\x02 \x01(\t\x12\x16\n\x0erebuilt_digest\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x16\n\x0erebuilt_parked\x18\x05 \x01(\x04\"a\n\x19VerifyProjectionsResponse\x12\x44\n\rverifications\x18\x01 \x03(\x0b\x32-.lineal.api.lineage.v1.ProjectionVerification\"o\n\x0bParkedEvent\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\r\n\x05tries\x18\x05 \x01(\r\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"T\n\x17ListParkedEventsRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x18ListParkedEventsResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".lineal.api.lineage.v1.ParkedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x19ReplayParkedEventsRequest\x12\x12\n\nprojection\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\x04\">\n\x1aReplayParkedEventsResponse\x12\x10\n\x08replayed\x18\x01 \x01(\x04\x12\x0e\n\x06parked\x18\x02 \x01(\x04\x32\xed\x03\n\x11ProjectionService\x12p\n\x0fListProjections\x12-.lineal.api.lineage.v1.ListProjectionsRequest\x1a..lineal.api.lineage.v1.ListProjectionsResponse\x12v\n\x11VerifyProjections\x12/.lineal.api.lineage.v1.VerifyProjectionsRequest\x1a\x30.lineal.api.lineage.v1.VerifyProjectionsResponse\x12s\n\x10ListParkedEvents\x12..lineal.api.lineage.v1.ListParkedEventsRequest\x1a/.lineal.api.lineage.v1.ListParkedEventsResponse\x12y\n\x12ReplayParkedEvents\x12\x30.lineal.api.lineage.v1.ReplayParkedEventsRequest\x1a\x31.lineal.api.lineage.v1.ReplayParkedEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.lineage.v1.proje
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECTION']._serialized_start=73
-  _globals['_PROJECTION']._serialized_end=134
-  _globals['_LISTPROJECTIONSREQUEST']._serialized_start=136
-  _globals['_LISTPROJECTIONSREQUEST']._serialized_end=160
-  _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=162
-  _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=243
-  _globals['_VERIFYPROJECTIONSREQUEST']._serialized_start=245
-  _globals['_VERIFYPROJECTIONSREQUEST']._serialized_end=271
-  _globals['_PROJECTIONVERIFICATION']._serialized_start=274
-  _globals['_PROJECTIONVERIFICATION']._serialized_end=412
-  _globals['_VERIFYPROJECTIONSRESPONSE']._serialized_start=414
-  _globals['_VERIFYPROJECTIONSRESPONSE']._serialized_end=511
-  _globals['_PROJECTIONSERVICE']._serialized_start=514
-  _globals['_PROJECTIONSERVICE']._serialized_end=767
+  _globals['_PROJECTION']._serialized_end=150
+  _globals['_LISTPROJECTIONSREQUEST']._serialized_start=152
+  _globals['_LISTPROJECTIONSREQUEST']._serialized_end=176
+  _globals['_LISTPROJECTIONSRESPONSE']._serialized_start=178
+  _globals['_LISTPROJECTIONSRESPONSE']._serialized_end=259
+  _globals['_VERIFYPROJECTIONSREQUEST']._serialized_start=261
+  _globals['_VERIFYPROJECTIONSREQUEST']._serialized_end=287
+  _globals['_PROJECTIONVERIFICATION']._serialized_start=290
+  _globals['_PROJECTIONVERIFICATION']._serialized_end=452
+  _globals['_VERIFYPROJECTIONSRESPONSE']._serialized_start=454
+  _globals['_VERIFYPROJECTIONSRESPONSE']._serialized_end=551
+  _globals['_PARKEDEVENT']._serialized_start=553
+  _globals['_PARKEDEVENT']._serialized_end=664
+  _globals['_LISTPARKEDEVENTSREQUEST']._serialized_start=666
+  _globals['_LISTPARKEDEVENTSREQUEST']._serialized_end=750
+  _globals['_LISTPARKEDEVENTSRESPONSE']._serialized_start=752
+  _globals['_LISTPARKEDEVENTSRESPONSE']._serialized_end=855
+  _globals['_REPLAYPARKEDEVENTSREQUEST']._serialized_start=857
+  _globals['_REPLAYPARKEDEVENTSREQUEST']._serialized_end=923
+  _globals['_REPLAYPARKEDEVENTSRESPONSE']._serialized_start=925
+  _globals['_REPLAYPARKEDEVENTSRESPONSE']._serialized_end=987
+  _globals['_PROJECTIONSERVICE']._serialized_start=990
+  _globals['_PROJECTIONSERVICE']._serialized_end=1483
 # @@protoc_insertion_point(module_scope)

@@ -27,22 +27,26 @@ class Projection(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique within the service."""
     version: _builtins.int
     """Its version; a new version is built afresh."""
     position: _builtins.int
     """The position up to which it has read."""
+    parked: _builtins.int
+    """How many events it could not apply, and went on without."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         version: _builtins.int = ...,
         position: _builtins.int = ...,
+        parked: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "position", b"position", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parked", b"parked", "position", b"position", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,12 +120,15 @@ class ProjectionVerification(_message.Message):
     LIVE_DIGEST_FIELD_NUMBER: _builtins.int
     REBUILT_DIGEST_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    REBUILT_PARKED_FIELD_NUMBER: _builtins.int
     live_digest: _builtins.str
     """Canonical SHA-256 of the live tables, in hex."""
     rebuilt_digest: _builtins.str
     """Canonical SHA-256 of the rebuilt tables, in hex."""
     rows: _builtins.int
     """Rows in the live tables."""
+    rebuilt_parked: _builtins.int
+    """How many events the rebuilt projection could not apply."""
     @_builtins.property
     def projection(self) -> Global___Projection:
         """The projection, at the position of the comparison."""
@@ -133,10 +140,11 @@ class ProjectionVerification(_message.Message):
         live_digest: _builtins.str = ...,
         rebuilt_digest: _builtins.str = ...,
         rows: _builtins.int = ...,
+        rebuilt_parked: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["projection", b"projection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_digest", b"live_digest", "projection", b"projection", "rebuilt_digest", b"rebuilt_digest", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_digest", b"live_digest", "projection", b"projection", "rebuilt_digest", b"rebuilt_digest", "rebuilt_parked", b"rebuilt_parked", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,3 +173,157 @@ class VerifyProjectionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyProjectionsResponse: _TypeAlias = VerifyProjectionsResponse  # noqa: Y015
+
+@_typing.final
+class ParkedEvent(_message.Message):
+    """An event that a projection could not apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECTION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    projection: _builtins.str
+    """Name of the projection."""
+    position: _builtins.int
+    """Position of the event."""
+    stream: _builtins.str
+    """Its stream."""
+    type: _builtins.str
+    """Its type."""
+    tries: _builtins.int
+    """How often it was tried."""
+    error: _builtins.str
+    """What the last try came to."""
+    def __init__(
+        self,
+        *,
+        projection: _builtins.str = ...,
+        position: _builtins.int = ...,
+        stream: _builtins.str = ...,
+        type: _builtins.str = ...,
+        tries: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "position", b"position", "projection", b"projection", "stream", b"stream", "tries", b"tries", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParkedEvent: _TypeAlias = ParkedEvent  # noqa: Y015
+
+@_typing.final
+class ListParkedEventsRequest(_message.Message):
+    """Request of ListParkedEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECTION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    projection: _builtins.str
+    """Only of this projection; empty is all."""
+    page_size: _builtins.int
+    """At most so many; 0 means 100, the most is 1,000."""
+    page_token: _builtins.str
+    """Token of the page to return; empty for the first."""
+    def __init__(
+        self,
+        *,
+        projection: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "projection", b"projection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListParkedEventsRequest: _TypeAlias = ListParkedEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListParkedEventsResponse(_message.Message):
+    """Response of ListParkedEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedEvent]:
+        """The parked events, by projection and position."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___ParkedEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListParkedEventsResponse: _TypeAlias = ListParkedEventsResponse  # noqa: Y015
+
+@_typing.final
+class ReplayParkedEventsRequest(_message.Message):
+    """Request of ReplayParkedEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECTION_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    projection: _builtins.str
+    """Only of this projection; empty is all."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only at these positions; empty is all."""
+
+    def __init__(
+        self,
+        *,
+        projection: _builtins.str = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["positions", b"positions", "projection", b"projection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayParkedEventsRequest: _TypeAlias = ReplayParkedEventsRequest  # noqa: Y015
+
+@_typing.final
+class ReplayParkedEventsResponse(_message.Message):
+    """Response of ReplayParkedEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.int
+    """How many took effect."""
+    parked: _builtins.int
+    """How many of this service are still parked."""
+    def __init__(
+        self,
+        *,
+        replayed: _builtins.int = ...,
+        parked: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parked", b"parked", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayParkedEventsResponse: _TypeAlias = ReplayParkedEventsResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class ProjectionServiceStub(object):
                 request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.VerifyProjectionsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.VerifyProjectionsResponse.FromString,
                 _registered_method=True)
+        self.ListParkedEvents = channel.unary_unary(
+                '/lineal.api.lineage.v1.ProjectionService/ListParkedEvents',
+                request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ListParkedEventsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ListParkedEventsResponse.FromString,
+                _registered_method=True)
+        self.ReplayParkedEvents = channel.unary_unary(
+                '/lineal.api.lineage.v1.ProjectionService/ReplayParkedEvents',
+                request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectionServiceServicer(object):
@@ -66,6 +76,22 @@ class ProjectionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListParkedEvents(self, request, context):
+        """Lists the events that projections of this service could not apply after five tries, and went on without.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayParkedEvents(self, request, context):
+        """Tries parked events again, once each; those that still fail stay parked. An event that has taken effect is no longer
+        parked, so that repeating a call is harmless. They are applied after later events: VerifyProjections tells whether
+        their order mattered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +104,16 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     servicer.VerifyProjections,
                     request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.VerifyProjectionsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.VerifyProjectionsResponse.SerializeToString,
+            ),
+            'ListParkedEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParkedEvents,
+                    request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ListParkedEventsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ListParkedEventsResponse.SerializeToString,
+            ),
+            'ReplayParkedEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayParkedEvents,
+                    request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +171,60 @@ class ProjectionService(object):
             '/lineal.api.lineage.v1.ProjectionService/VerifyProjections',
             lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.VerifyProjectionsRequest.SerializeToString,
             lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.VerifyProjectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParkedEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.lineage.v1.ProjectionService/ListParkedEvents',
+            lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ListParkedEventsRequest.SerializeToString,
+            lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ListParkedEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayParkedEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.lineage.v1.ProjectionService/ReplayParkedEvents',
+            lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsRequest.SerializeToString,
+            lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,13 @@ class ProjectionServiceStub:
     """Rebuilds each projection from position 0 in a place of its own, up to the live cursor, and compares it with the live
     one. The live tables serve on.
     """
+    ListParkedEvents: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ListParkedEventsRequest, _projection_service_pb2.ListParkedEventsResponse]
+    """Lists the events that projections of this service could not apply after five tries, and went on without."""
+    ReplayParkedEvents: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.ReplayParkedEventsRequest, _projection_service_pb2.ReplayParkedEventsResponse]
+    """Tries parked events again, once each; those that still fail stay parked. An event that has taken effect is no longer
+    parked, so that repeating a call is harmless. They are applied after later events: VerifyProjections tells whether
+    their order mattered.
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
@@ -50,6 +57,13 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     VerifyProjections: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.VerifyProjectionsRequest, _projection_service_pb2.VerifyProjectionsResponse]  # type: ignore[assignment]
     """Rebuilds each projection from position 0 in a place of its own, up to the live cursor, and compares it with the live
     one. The live tables serve on.
+    """
+    ListParkedEvents: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ListParkedEventsRequest, _projection_service_pb2.ListParkedEventsResponse]  # type: ignore[assignment]
+    """Lists the events that projections of this service could not apply after five tries, and went on without."""
+    ReplayParkedEvents: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.ReplayParkedEventsRequest, _projection_service_pb2.ReplayParkedEventsResponse]  # type: ignore[assignment]
+    """Tries parked events again, once each; those that still fail stay parked. An event that has taken effect is no longer
+    parked, so that repeating a call is harmless. They are applied after later events: VerifyProjections tells whether
+    their order mattered.
     """
 
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +85,25 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_projection_service_pb2.VerifyProjectionsResponse, _abc.Awaitable[_projection_service_pb2.VerifyProjectionsResponse]]:
         """Rebuilds each projection from position 0 in a place of its own, up to the live cursor, and compares it with the live
         one. The live tables serve on.
+        """
+
+    @_abc_1.abstractmethod
+    def ListParkedEvents(
+        self,
+        request: _projection_service_pb2.ListParkedEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ListParkedEventsResponse, _abc.Awaitable[_projection_service_pb2.ListParkedEventsResponse]]:
+        """Lists the events that projections of this service could not apply after five tries, and went on without."""
+
+    @_abc_1.abstractmethod
+    def ReplayParkedEvents(
+        self,
+        request: _projection_service_pb2.ReplayParkedEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.ReplayParkedEventsResponse, _abc.Awaitable[_projection_service_pb2.ReplayParkedEventsResponse]]:
+        """Tries parked events again, once each; those that still fail stay parked. An event that has taken effect is no longer
+        parked, so that repeating a call is harmless. They are applied after later events: VerifyProjections tells whether
+        their order mattered.
         """
 
 def add_ProjectionServiceServicer_to_server(servicer: ProjectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
