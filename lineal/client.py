@@ -371,9 +371,13 @@ class Client:
         """Return the latest sagas without their steps, newest first."""
         return list(self.services.registry.call("ListSagas", registry_api.ListSagasRequest(endpoint=endpoint)).sagas)
 
-    def endpoint(self, name: str, *, as_of_position: int = 0) -> registry_api.GetEndpointResponse:
-        """Return an endpoint with its arms, now or as of a log position."""
+    def endpoint(
+        self, name: str, *, as_of_position: int = 0, as_of_time: datetime | None = None
+    ) -> registry_api.GetEndpointResponse:
+        """Return an endpoint with its arms and how its champion became one, now or as of a log position or a time."""
         request = registry_api.GetEndpointRequest(name=name, as_of_position=as_of_position)
+        if as_of_time is not None:
+            request.as_of_time.FromDatetime(as_of_time)
         found: registry_api.GetEndpointResponse = self.services.registry.call("GetEndpoint", request)
         return found
 

@@ -1,8 +1,7 @@
 """What the registry does: one method per use case."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC
+from collections.abc import Callable, Sequence
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chassis.aggregate import Outcome, Repository
 from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, NotFound, RuleViolated
-from chassis.events import Event, EventLog
+from chassis.events import EventLog
 from chassis.ids import check_request_id
 from chassis.projection import ProjectionRunner
 from lineal.api.registry.v1 import registry_service_pb2 as api
@@ -21,7 +20,7 @@ from lineal.api.trainer.v1.run_pb2 import Evaluation
 from services.registry import bundle as bundles
 from services.registry import endpoint as endpoints
 from services.registry import model as models
-from services.registry import projections, views
+from services.registry import past, projections, views
 
 
 class ModelUnknown(NotFound):
@@ -152,7 +151,7 @@ class Registry:
         """Return a bundle, now or in the past. Raises BundleUnknown, DigestAmbiguous."""
         digest = await self.full_digest(digest)
         events = await self._log.read_stream(f"bundle/{digest}")
-        view = views.bundle_view(_until(events, as_of_position, as_of_time))
+        view = views.bundle_view(past.until(events, as_of_position, as_of_time))
         if not view.digest:
             raise bundles.BundleUnknown(f"bundle {digest[:12]} was not registered then")
         return view
@@ -193,15 +192,17 @@ class Registry:
     ) -> api.GetEndpointResponse:
         """Return an endpoint, now or in the past. Raises EndpointUnknown."""
         events = await self._log.read_stream(f"endpoint/{name}")
-        view = views.endpoint_view(_until(events, as_of_position, as_of_time))
+        view = views.endpoint_view(past.until(events, as_of_position, as_of_time))
         if not view.endpoint.name:
             raise _unknown(name)
+        if view.HasField("champion") and not view.champion.approved_by:
+            past.approved(view.champion, await self._log.read_stream(f"bundle/{view.champion.bundle_digest}"))
         return view
 
     async def endpoints_page(self, size: int, token: str) -> tuple[list[api.GetEndpointResponse], str]:
         """Return a page of endpoints by name, and the token of the next."""
         names, following = await self._tables.query(lambda c: projections.endpoint_names(c, size, token))
-        return [await self.endpoint(name) for name in names], following
+        return [views.endpoint_view(await self._log.read_stream(f"endpoint/{name}")) for name in names], following
 
     async def change_arms(
         self, *, request_id: str, endpoint: str, generation: int, arms: Sequence[Arm], saga_id: str, reason: str
@@ -381,16 +382,3 @@ def _saga(kind: "SagaKind.ValueType", request_id: str, endpoint: str, reason: st
     return Saga(
         saga_id=f"{name}-{endpoint}-{check_request_id(request_id)[:8]}", endpoint=endpoint, kind=kind, reason=reason
     )
-
-
-def _until(events: Iterable[Event], position: int, moment: Timestamp | None) -> list[Event]:
-    if position and moment is not None:
-        raise InvalidArgument(
-            "as_of_position and as_of_time exclude each other", [FieldViolation("as_of_time", "give one of the two")]
-        )
-    if position:
-        return [event for event in events if event.position <= position]
-    if moment is not None:
-        until = moment.ToDatetime(tzinfo=UTC)
-        return [event for event in events if event.recorded_time <= until]
-    return list(events)

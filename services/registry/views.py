@@ -19,6 +19,7 @@ from lineal.api.registry.v1.model_pb2 import Bundle
 from lineal.api.registry.v1.registry_service_pb2 import GetEndpointResponse
 from services.registry import bundle as bundles
 from services.registry import endpoint as endpoints
+from services.registry.past import Champions
 
 
 def bundle_view(events: Iterable[Event]) -> Bundle:
@@ -57,15 +58,19 @@ def endpoint_view(events: Iterable[Event]) -> GetEndpointResponse:
     """Fold an endpoint's stream: its arms, who changed them, when and why, and its active saga."""
     view = GetEndpointResponse()
     state = endpoints.decider.initial
+    champions = Champions()
     for event in events:
         if event.message is None:
             continue
+        champions.see(event)
         state = endpoints.evolve(state, event.message)
         if isinstance(event.message, ArmsChanged):
             view.arms_reason = event.message.reason
             view.arms_actor = event.actor
             view.arms_change_time.FromDatetime(event.recorded_time)
             view.arms_position = event.position
+    if champions.current is not None:
+        view.champion.CopyFrom(champions.current)
     if state.endpoint is not None:
         view.endpoint.CopyFrom(state.endpoint)
     view.generation = state.generation

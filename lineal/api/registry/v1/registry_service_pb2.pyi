@@ -599,6 +599,72 @@ class GetEndpointRequest(_message.Message):
 Global___GetEndpointRequest: _TypeAlias = GetEndpointRequest  # noqa: Y015
 
 @_typing.final
+class Championship(_message.Message):
+    """How a bundle became the champion of an endpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SAGA_ID_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REQUEST_REASON_FIELD_NUMBER: _builtins.int
+    APPROVED_BY_FIELD_NUMBER: _builtins.int
+    APPROVAL_REASON_FIELD_NUMBER: _builtins.int
+    APPROVE_TIME_FIELD_NUMBER: _builtins.int
+    bundle_digest: _builtins.str
+    """The bundle."""
+    position: _builtins.int
+    """Log position of the event that made it the champion."""
+    actor: _builtins.str
+    """Who changed the arms: a person, or the saga that did it."""
+    reason: _builtins.str
+    """Why the arms were changed."""
+    saga_id: _builtins.str
+    """Saga that changed the arms; empty for a person."""
+    requested_by: _builtins.str
+    """Who asked for the saga; empty without one."""
+    request_reason: _builtins.str
+    """Why the saga was asked for; empty without one."""
+    approved_by: _builtins.str
+    """Person who approved the saga or the bundle; empty when nobody had to, as the gates decided alone."""
+    approval_reason: _builtins.str
+    """Why it was approved."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became the champion."""
+
+    @_builtins.property
+    def approve_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was approved; unset when nobody had to."""
+
+    def __init__(
+        self,
+        *,
+        bundle_digest: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        position: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        saga_id: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+        request_reason: _builtins.str = ...,
+        approved_by: _builtins.str = ...,
+        approval_reason: _builtins.str = ...,
+        approve_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "approval_reason", b"approval_reason", "approve_time", b"approve_time", "approved_by", b"approved_by", "bundle_digest", b"bundle_digest", "position", b"position", "reason", b"reason", "request_reason", b"request_reason", "requested_by", b"requested_by", "saga_id", b"saga_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Championship: _TypeAlias = Championship  # noqa: Y015
+
+@_typing.final
 class GetEndpointResponse(_message.Message):
     """Response of GetEndpoint."""
 
@@ -613,6 +679,7 @@ class GetEndpointResponse(_message.Message):
     ARMS_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     ARMS_POSITION_FIELD_NUMBER: _builtins.int
     PREVIOUS_CHAMPION_DIGEST_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of the arms; 0 before the first."""
     active_saga_id: _builtins.str
@@ -637,6 +704,10 @@ class GetEndpointResponse(_message.Message):
     def arms_change_time(self) -> _timestamp_pb2.Timestamp:
         """When they changed last."""
 
+    @_builtins.property
+    def champion(self) -> Global___Championship:
+        """How its champion became one; unset before the first. Lists leave out an approval of the bundle."""
+
     def __init__(
         self,
         *,
@@ -649,10 +720,11 @@ class GetEndpointResponse(_message.Message):
         arms_change_time: _timestamp_pb2.Timestamp | None = ...,
         arms_position: _builtins.int = ...,
         previous_champion_digest: _builtins.str = ...,
+        champion: Global___Championship | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arms_change_time", b"arms_change_time", "endpoint", b"endpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arms_change_time", b"arms_change_time", "champion", b"champion", "endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_saga_id", b"active_saga_id", "arms", b"arms", "arms_actor", b"arms_actor", "arms_change_time", b"arms_change_time", "arms_position", b"arms_position", "arms_reason", b"arms_reason", "endpoint", b"endpoint", "generation", b"generation", "previous_champion_digest", b"previous_champion_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_saga_id", b"active_saga_id", "arms", b"arms", "arms_actor", b"arms_actor", "arms_change_time", b"arms_change_time", "arms_position", b"arms_position", "arms_reason", b"arms_reason", "champion", b"champion", "endpoint", b"endpoint", "generation", b"generation", "previous_champion_digest", b"previous_champion_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
