@@ -142,8 +142,8 @@ async def _running(
         health_pb2_grpc.add_HealthServicer_to_server(harness.health.servicer, server)
         _reflect(harness, server)
         await harness.health.begin()
-        port = server.add_insecure_port(_address(settings.host, settings.port))
-        running.address = _address(settings.host, port)
+        port = server.add_insecure_port(settings.address(settings.port))
+        running.address = settings.address(port)
         try:
             await server.start()
             harness.add_task("health", harness.health.run)
@@ -183,10 +183,6 @@ def _reflect(harness: Harness, server: grpc.aio.Server) -> None:
     reflection.enable_server_reflection([*harness.services, _HEALTH_SERVICE, reflection.SERVICE_NAME], server)
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _check_bind(settings: ServiceSettings) -> None:
     variable = f"LINEAL_{settings.service_name().upper().replace('-', '_')}"
     if not _is_loopback(settings.host) and not settings.allow_insecure_bind:
@@ -200,7 +196,7 @@ def _check_bind(settings: ServiceSettings) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
     except OSError as error:
-        address = _address(settings.host, settings.port)
+        address = settings.address(settings.port)
         if error.errno == errno.EADDRINUSE:
             raise CannotStart(
                 f"{address} is already in use; stop the process that listens there (`ss -ltnp` names it) or set "

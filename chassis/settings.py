@@ -69,6 +69,10 @@ class ServiceSettings(BaseSettings):
         prefix = cls.model_config.get("env_prefix", "")
         return prefix.removeprefix("LINEAL_").rstrip("_").lower().replace("_", "-")
 
+    def address(self, port: int) -> str:
+        """Return the host with a port, as gRPC wants it."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
     @property
     def service_dir(self) -> Path:
         """Return the folder of this service; it may not exist yet."""

@@ -12,7 +12,8 @@ from chassis.records import to_timestamp
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendedEvent, AppendEventsRequest, AppendEventsResponse
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.merkle import Growing, Node, leaf_hash
-from services.lineage.store import NewRecord, Stored, StoreWriter
+from services.lineage.store_writer import EventIdThere, StoreWriter
+from services.lineage.tables import NewRecord, Stored
 from services.lineage.tree import Tree, kept
 
 _CACHED_STREAMS = 10_000
@@ -78,12 +79,6 @@ class Appender:
         self.head, self._recorded = writer.newest()
         self._growing = tree.growing(self.head)
 
-    def reload(self) -> None:
-        """Forget what a failed transaction may have left, and read it again."""
-        self._revisions.clear()
-        self.head, self._recorded = self._writer.newest()
-        self._growing = self._tree.growing(self.head)
-
     def append(
         self, requests: Sequence[tuple[AppendEventsRequest, str]]
     ) -> tuple[list[AppendEventsResponse | LinealError], list[Stored]]:
@@ -91,17 +86,12 @@ class Appender:
 
         All that is new is durable when this returns; when it raises, nothing is.
         """
-        group = _Group(self.head, max(self._recorded, _micros(self._clock)), self._growing.copy())
-        with self._writer:
-            group.existing = self._writer.existing(
-                [uuid.UUID(event.event_id).bytes for request, _ in requests for event in request.events]
-            )
-            group.revisions = self._known_revisions({request.stream for request, _ in requests})
-            answers = [_answered(group, request, traceparent) for request, traceparent in requests]
-            if group.records:
-                self._writer.insert(group.records)
-            if group.nodes:
-                self._writer.insert_nodes(group.nodes)
+        try:
+            answers, group = self._written(requests, {})
+        except EventIdThere:
+            # A request that was sent again is rare, so only then is each id looked for.
+            keys = [uuid.UUID(event.event_id).bytes for request, _ in requests for event in request.events]
+            answers, group = self._written(requests, self._writer.existing(keys))
         if group.records:
             self.head, self._recorded, self._growing = group.head, group.recorded, group.growing
         for stream, revision in group.revisions.items():
@@ -111,6 +101,37 @@ class Appender:
             self._revisions.popitem(last=False)
         return answers, [new.stored for new in group.records]
 
+    def _written(
+        self, requests: Sequence[tuple[AppendEventsRequest, str]], existing: dict[bytes, bytes]
+    ) -> tuple[list[AppendEventsResponse | LinealError], "_Group"]:
+        group = _Group(self.head, max(self._recorded, _micros(self._clock)), self._growing.copy(), existing)
+        group.revisions = self._known_revisions({request.stream for request, _ in requests})
+        answers = [self._answered(group, request, traceparent) for request, traceparent in requests]
+        if group.records:
+            self._writer.commit(group.records, group.nodes)
+        return answers, group
+
+    def _answered(
+        self, group: "_Group", request: AppendEventsRequest, traceparent: str
+    ) -> AppendEventsResponse | LinealError:
+        try:
+            revision = group.revisions[request.stream]
+            wrong = request.HasField("expected_revision") and request.expected_revision != revision
+            if wrong:
+                # The revision may be another because this very request was here before.
+                keys = [uuid.UUID(event.event_id).bytes for event in request.events]
+                group.existing |= self._writer.existing(keys)
+            there = _there(group, request)
+            if there:
+                return _response(there, repeated=True)
+            if wrong:
+                raise RevisionConflict(
+                    f"{request.stream} is at revision {revision}, not {request.expected_revision}; read it again"
+                )
+            return _response(_added(group, request, revision, traceparent), repeated=False)
+        except LinealError as error:
+            return error
+
     def _known_revisions(self, streams: set[str]) -> dict[str, int]:
         unknown = streams - self._revisions.keys()
         found = self._writer.revisions(unknown) if unknown else {}
@@ -118,29 +139,14 @@ class Appender:
 
 
 class _Group:
-    def __init__(self, head: int, recorded: int, growing: Growing) -> None:
+    def __init__(self, head: int, recorded: int, growing: Growing, existing: dict[bytes, bytes]) -> None:
         self.head = head
         self.recorded = recorded
         self.growing = growing
         self.nodes: list[tuple[Node, bytes]] = []
         self.records: list[NewRecord] = []
-        self.existing: dict[bytes, bytes] = {}
+        self.existing = existing
         self.revisions: dict[str, int] = {}
-
-
-def _answered(group: _Group, request: AppendEventsRequest, traceparent: str) -> AppendEventsResponse | LinealError:
-    try:
-        there = _there(group, request)
-        if there:
-            return _response(there, repeated=True)
-        revision = group.revisions[request.stream]
-        if request.HasField("expected_revision") and request.expected_revision != revision:
-            raise RevisionConflict(
-                f"{request.stream} is at revision {revision}, not {request.expected_revision}; read it again"
-            )
-        return _response(_added(group, request, revision, traceparent), repeated=False)
-    except LinealError as error:
-        return error
 
 
 def _there(group: _Group, request: AppendEventsRequest) -> list[EventRecord]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from chassis.server import CannotStart, Harness
+from chassis.standby import standing_by
 from lineal.api.lineage.v1 import lineage_service_pb2, proof_service_pb2
 from lineal.api.lineage.v1.lineage_service_pb2_grpc import add_LineageServiceServicer_to_server
 from lineal.api.lineage.v1.proof_service_pb2_grpc import add_ProofServiceServicer_to_server
@@ -18,7 +19,8 @@ from services.lineage.proof_servicer import ProofServicer
 from services.lineage.proofs import LogChanged, Proofs, Witness
 from services.lineage.servicer import LineageServicer
 from services.lineage.settings import Settings
-from services.lineage.store import EventStore, WriterExists
+from services.lineage.store import EventStore
+from services.lineage.store_writer import WriterExists
 from services.lineage.tree import Tree, TreeIncomplete
 from services.lineage.writer import Writer
 
@@ -87,13 +89,26 @@ async def _last_checkpoint(witness: Witness) -> AsyncIterator[None]:
 async def _opened(harness: Harness, settings: Settings) -> AsyncIterator[tuple[EventStore, Tree, Writer]]:
     store = await asyncio.to_thread(EventStore, settings.database)
     tree = Tree(store)
-    writer = Writer(store, tree, harness.clock, settings.max_pending_appends)
+    writer = Writer(store, tree, harness.clock, settings.max_pending_appends, settings.writer_timeout_seconds)
     try:
         try:
-            await writer.open()
+            await _took_over(harness, settings, writer)
         except (WriterExists, TreeIncomplete) as error:
             raise CannotStart(str(error)) from error
         yield store, tree, writer
     finally:
         await writer.close()
         await asyncio.to_thread(store.close)
+
+
+async def _took_over(harness: Harness, settings: Settings, writer: Writer) -> None:
+    try:
+        await writer.open()
+    except WriterExists:
+        if settings.database.startswith("sqlite"):
+            raise
+        # Nothing is built before it is this one's turn: it is built from what the other one has left.
+        async with standing_by(settings, harness.telemetry, "another lineage process writes; this one stands by"):
+            _logger.info("another process writes to the log; standing by for it")
+            await writer.open_later()
+        _logger.warning("took over the log at position %d", writer.head)

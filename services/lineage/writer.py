@@ -4,17 +4,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar, TypeVarTuple, Unpack
-
-from sqlalchemy.exc import OperationalError
 
 from chassis.clock import Clock
 from chassis.errors import LinealError, Overloaded, Unavailable
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
 from services.lineage.appender import Appender
-from services.lineage.store import EventStore, Filter, Page, Stored, StoreWriter
+from services.lineage.store import EventStore, Filter, Page, Stored
+from services.lineage.store_writer import DiskFull, StoreWriter, WriterExists
 from services.lineage.tree import Tree
 
 T = TypeVar("T")
@@ -22,11 +22,10 @@ Ts = TypeVarTuple("Ts")
 _GROUP_EVENTS = 1000
 _TAIL_EVENTS = 2048
 _TAIL_BYTES = 4 * 1024 * 1024
-_DISK_FULL = "53100"
-
-
-class DiskFull(Overloaded):
-    """There is no room for more events."""
+# How long a standby waits in the database before it asks again, and can be stopped.
+_WAIT_SECONDS = 1.0
+# How many times the right to write is used while it may be unused once.
+_PINGS = 4
 
 
 class WriterStopped(Unavailable):
@@ -66,11 +65,14 @@ class Tail:
 class Writer:
     """Appends to the log, and tells who waits that it has grown."""
 
-    def __init__(self, store: EventStore, tree: Tree, clock: Clock, max_pending: int) -> None:
+    def __init__(
+        self, store: EventStore, tree: Tree, clock: Clock, max_pending: int, timeout_seconds: float = 5.0
+    ) -> None:
         self._store = store
         self._tree = tree
         self._clock = clock
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue(max_pending)
+        self._timeout = timeout_seconds
         self._grown = asyncio.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lineage-writer")
         self._opened: tuple[StoreWriter, Appender] | None = None
@@ -80,8 +82,13 @@ class Writer:
 
     async def open(self) -> None:
         """Take the right to write and read the head; WriterExists when another process writes."""
-        self._opened = await self._call(self._open)
-        self.head = self._opened[1].head
+        await self._take(0.0)
+
+    async def open_later(self) -> None:
+        """Wait until no other process writes, then do as `open` does."""
+        while self._opened is None:
+            with suppress(WriterExists):
+                await self._take(_WAIT_SECONDS)
 
     async def append(self, request: AppendEventsRequest, traceparent: str) -> AppendEventsResponse:
         """Append events; they are durable when this returns.
@@ -99,6 +106,8 @@ class Writer:
 
     async def run(self) -> None:
         """Commit group after group. A database that fails ends it: a restart reads what is really there."""
+        assert self._opened is not None
+        await self._call(self._opened[0].guard, self._timeout)
         while True:
             group = await self._group()
             try:
@@ -129,12 +138,25 @@ class Writer:
             await self._call(self._opened[0].close)
         self._thread.shutdown()
 
-    def _open(self) -> tuple[StoreWriter, Appender]:
-        writer = self._store.open_writer()
+    async def _take(self, wait_seconds: float) -> None:
+        self._opened = await self._call(self._open, wait_seconds)
+        self.head = self._opened[1].head
+
+    def _open(self, wait_seconds: float) -> tuple[StoreWriter, Appender]:
+        writer = self._store.open_writer(wait_seconds)
         return writer, Appender(writer, self._clock, self._tree)
 
+    async def _first(self) -> _Pending:
+        assert self._opened is not None
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout / _PINGS):
+                    return await self._queue.get()
+            except TimeoutError:
+                await self._call(self._opened[0].ping)
+
     async def _group(self) -> list[_Pending]:
-        group = [await self._queue.get()]
+        group = [await self._first()]
         events = len(group[0].request.events)
         while events < _GROUP_EVENTS and not self._queue.empty():
             group.append(self._queue.get_nowait())
@@ -148,12 +170,8 @@ class Writer:
         answers: list[AppendEventsResponse | LinealError]
         try:
             answers, records = await self._call(appender.append, requests)
-        except OperationalError as error:
-            if not _is_disk_full(error):
-                raise
-            full = DiskFull("the disk of the event log is full; free space and send the same request again")
+        except DiskFull as full:
             answers, records = [full] * len(group), []
-            await self._call(appender.reload)
         if records:
             async with self._grown:
                 self.tail.extend(records)
@@ -169,7 +187,3 @@ class Writer:
 
     async def _call(self, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-def _is_disk_full(error: OperationalError) -> bool:
-    return "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == _DISK_FULL

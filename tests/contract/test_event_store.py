@@ -1,13 +1,15 @@
 """What the store of the log keeps to, on SQLite and on PostgreSQL, below the RPCs."""
 
 import hashlib
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import create_engine, update
 
 from chassis.clock import FixedClock
 from chassis.errors import AlreadyExists, Conflict, LinealError
@@ -15,7 +17,9 @@ from chassis.records import to_datetime
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from services.lineage.appender import Appender
-from services.lineage.store import EventStore, Filter, StoreWriter, WriterExists
+from services.lineage.store import EventStore, Filter
+from services.lineage.store_writer import StoreWriter, WriterDeposed, WriterExists
+from services.lineage.tables import log_writer
 from services.lineage.tree import Tree
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -115,23 +119,50 @@ def test_a_failed_transaction_leaves_nothing_and_the_next_is_numbered_as_if_it_h
 ) -> None:
     appender = Appender(writer, FixedClock(START), Tree(store))
     append(appender, new("a"))
-    insert = StoreWriter.insert
-
-    def cut(self: StoreWriter, records):  # type: ignore[no-untyped-def]
-        insert(self, records)
-        insert(self, records)
-
-    monkeypatch.setattr(StoreWriter, "insert", cut)
-    with pytest.raises(DBAPIError):
+    commit = writer.commit
+    # The last of them has the position of another.
+    monkeypatch.setattr(writer, "commit", lambda records, nodes: commit([*records, records[0]], nodes))
+    with pytest.raises((sqlite3.IntegrityError, psycopg.errors.UniqueViolation)):
         append(appender, new("a", 5))
     monkeypatch.undo()
-    appender.reload()
     assert positions(append(appender, new("a", 1, 1))[0]) == [2]
     assert [stored.position for stored in store.read_page(0, 9, ALL, 10).records] == [1, 2]
 
 
-def test_a_second_writer_is_refused_on_postgres(postgres_url: str) -> None:
-    one, two = EventStore(postgres_url), EventStore(postgres_url)
+def test_a_deposed_writer_is_refused_by_the_database(url: str, store: EventStore, writer: StoreWriter) -> None:
+    appender = Appender(writer, FixedClock(START), Tree(store))
+    append(appender, new("a"))
+    # As if somebody had taken over whom the lock did not hold back.
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(update(log_writer).values(epoch=log_writer.c.epoch + 1))
+    engine.dispose()
+    for _ in range(2):
+        with pytest.raises(WriterDeposed):
+            append(appender, new("a", 300))
+    assert (store.head(), store.node_hashes(8, 0, 1)) == (1, [])
+
+
+def test_each_writer_has_an_epoch_of_its_own(store: EventStore) -> None:
+    epochs = []
+    for _ in range(3):
+        writer = store.open_writer()
+        epochs.append(writer.epoch)
+        writer.close()
+    assert epochs == [1, 2, 3]
+
+
+def test_a_repeat_answers_though_its_stream_has_grown(store: EventStore, writer: StoreWriter) -> None:
+    appender = Appender(writer, FixedClock(START), Tree(store))
+    first, second = new("a", 2, 0), new("a", 2, 2)
+    append(appender, first, second)
+    again = append(appender, new("b", 1), second, new("a", 1, 2), first, new("a", 1, 4))
+    assert [positions(again[n]) for n in (0, 1, 3, 4)] == [[5], [3, 4], [1, 2], [6]]
+    assert isinstance(again[2], Conflict)
+
+
+def test_a_second_writer_is_refused(url: str) -> None:
+    one, two = EventStore(url), EventStore(url)
     writer = one.open_writer()
     with pytest.raises(WriterExists):
         two.open_writer()

@@ -10,7 +10,6 @@ from typing import Any
 import grpc.aio
 import psycopg
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from chassis.server import start
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, GetHeadRequest, SubscribeRequest
@@ -18,7 +17,8 @@ from lineal.api.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from services.lineage.server import build
 from services.lineage.settings import Settings
-from services.lineage.store import NewRecord, StoreWriter
+from services.lineage.store_writer import SqliteWriter
+from services.lineage.tables import NewRecord
 
 
 def request(count: int = 1, size: int = 1) -> AppendEventsRequest:
@@ -76,11 +76,12 @@ async def test_a_lost_database_ends_the_service_and_a_new_one_goes_on(tmp_path: 
 
 
 async def test_a_full_disk_is_refused_and_reading_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    insert = StoreWriter.insert
+    commit = SqliteWriter.commit
 
-    def full(self: StoreWriter, records: Sequence[NewRecord]) -> None:
-        insert(self, records)
-        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+    def full(self: SqliteWriter, records: Sequence[NewRecord], nodes: Sequence[Any]) -> None:
+        # The file may not grow, whatever the disk says.
+        self._raw.execute("PRAGMA max_page_count=1")
+        commit(self, records, nodes)
 
     async with (
         start("lineage", Settings(port=0, data_dir=tmp_path), build) as running,
@@ -88,12 +89,32 @@ async def test_a_full_disk_is_refused_and_reading_goes_on(tmp_path: Path, monkey
     ):
         stub: Any = LineageServiceStub(channel)
         await stub.AppendEvents(request())
-        monkeypatch.setattr(StoreWriter, "insert", full)
-        refused = request()
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await stub.AppendEvents(refused)
-        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert (await stub.GetHead(GetHeadRequest())).position == 1
-        monkeypatch.undo()
-        assert (await stub.AppendEvents(refused)).position == 2
+        with monkeypatch.context() as patched:
+            patched.setattr(SqliteWriter, "commit", full)
+            refused = request(10, 10_000)
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await stub.AppendEvents(refused)
+            assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await stub.GetHead(GetHeadRequest())).position == 1
+        with sqlite3.connect(tmp_path / "lineage" / "lineage.db") as connection:
+            assert connection.execute("SELECT count(*) FROM events").fetchone() == (1,)
+        connection.close()
         assert not running.failed.done()
+
+
+async def test_a_disk_that_fails_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        start("lineage", Settings(port=0, data_dir=tmp_path), build) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        stub: Any = LineageServiceStub(channel)
+        await stub.AppendEvents(request())
+
+        def broken(self: SqliteWriter, records: Sequence[NewRecord], nodes: Sequence[Any]) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(SqliteWriter, "commit", broken)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.AppendEvents(request())
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "disk I/O error" in str(await running.failed)

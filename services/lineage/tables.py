@@ -1,0 +1,58 @@
+"""The tables of the log, the same on SQLite and PostgreSQL, and what their rows are in memory."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+
+metadata = MetaData()
+_position = BigInteger().with_variant(Integer(), "sqlite")
+events = Table(
+    "events",
+    metadata,
+    Column("position", _position, primary_key=True, autoincrement=False),
+    Column("stream", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("event_id", LargeBinary(16), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("recorded_micros", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    Column("leaf_hash", LargeBinary(32), nullable=False),
+    UniqueConstraint("stream", "revision", name="events_stream_revision"),
+    UniqueConstraint("event_id", name="events_event_id"),
+)
+# Nodes of the Merkle tree at the levels that are stored, see tree.py.
+nodes = Table(
+    "tree_nodes",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary(32), nullable=False),
+)
+# One row: the epoch of who writes. A new writer counts it up, and every commit wants its own.
+log_writer = Table(
+    "log_writer",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One record: `record` are the bytes that are hashed."""
+
+    position: int
+    stream: str
+    revision: int
+    type: str
+    record: bytes
+    leaf_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """One record to be written, with the columns it is found by."""
+
+    stored: Stored
+    event_id: bytes
+    recorded_micros: int
