@@ -16,7 +16,9 @@ _PAUSE_SECONDS = (0.1, 2.0)
 _STUBS = {
     name: (f"lineal.api.{name}.v1.{name}_service_pb2_grpc", f"{name.title()}ServiceStub")
     for name in ("lineage", "ingest", "features", "trainer", "registry", "serving", "monitor")
-}
+} | {"proofs": ("lineal.api.lineage.v1.proof_service_pb2_grpc", "ProofServiceStub")}
+# Services that another one's process offers.
+_WITHIN = {"proofs": "lineage"}
 
 
 class Service:
@@ -78,7 +80,7 @@ class Services:
         if name not in _STUBS:
             raise AttributeError(name)
         if name not in self._open:
-            self._open[name] = Service(name, self.profile.address(name), self._deadline)
+            self._open[name] = Service(name, self.profile.address(_WITHIN.get(name, name)), self._deadline)
         return self._open[name]
 
     def __enter__(self) -> "Services":

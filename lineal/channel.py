@@ -4,10 +4,14 @@ A call waits for a server that is not there yet or restarts, as long as its dead
 attempts, but with `waitForReady` an attempt starts only once there is a connection, so five are plenty. Every command
 carries a request id, so repeating one is safe. Deadlines are the caller's: `DefaultDeadline` gives one to unary calls
 that have none.
+
+An address may be several, `10.0.0.1:7401,10.0.0.2:7401`, or a DNS name of several, `dns:///lineage:7401`, of which
+calls go to those that say SERVING: that is how a client holds a writer of the log and its standby.
 """
 
 import getpass
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,32 +20,34 @@ import grpc.aio
 
 DEFAULT_DEADLINE_SECONDS = 30.0
 
-SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{}],
-                "waitForReady": True,
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
+_CONFIG: dict[str, Any] = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "waitForReady": True,
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
             },
-            # A health check asks how things are now.
-            {"name": [{"service": "grpc.health.v1.Health"}], "waitForReady": False},
-        ],
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-    }
-)
+        },
+        # A health check asks how things are now.
+        {"name": [{"service": "grpc.health.v1.Health"}], "waitForReady": False},
+    ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+_SEVERAL = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+SERVICE_CONFIG = json.dumps(_CONFIG)
 
 
-def channel_options(max_message_bytes: int = 16 * 1024 * 1024) -> list[tuple[str, Any]]:
+def channel_options(
+    max_message_bytes: int = 16 * 1024 * 1024, service_config: str = SERVICE_CONFIG
+) -> list[tuple[str, Any]]:
     """Return the gRPC options of a client channel."""
     return [
-        ("grpc.service_config", SERVICE_CONFIG),
+        ("grpc.service_config", service_config),
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 3_000),
@@ -121,10 +127,19 @@ def open_channel(
 ) -> grpc.Channel:
     """Open a blocking channel; `metadata` goes with every call, by default who the user is."""
     sent = [("x-lineal-actor", person())] if metadata is None else metadata
-    channel = grpc.insecure_channel(address, options=channel_options())
+    target, options = _target(address)
+    channel = grpc.insecure_channel(target, options=options)
     return grpc.intercept_channel(channel, DefaultDeadline(deadline_seconds, sent), _StreamMetadata(sent))
 
 
 def open_aio_channel(address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> grpc.aio.Channel:
     """Open an asyncio channel; deadlines and metadata are for the interceptors."""
-    return grpc.aio.insecure_channel(address, options=channel_options(), interceptors=list(interceptors))
+    target, options = _target(address)
+    return grpc.aio.insecure_channel(target, options=options, interceptors=list(interceptors))
+
+
+def _target(address: str) -> tuple[str, list[tuple[str, Any]]]:
+    if "," not in address and not address.startswith("dns:"):
+        return address, channel_options()
+    target = address if re.match(r"(dns|ipv4|ipv6):", address) else f"ipv4:{address}"
+    return target, channel_options(service_config=json.dumps(_CONFIG | _SEVERAL))

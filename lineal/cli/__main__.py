@@ -10,7 +10,7 @@ import click
 import typer
 
 from lineal import __version__
-from lineal.cli import look, suite, tables, work
+from lineal.cli import look, prove, suite, tables, work
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -54,6 +54,9 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     look.runs,
     look.events,
     look.trace,
+    prove.prove,
+    prove.verify,
+    prove.keys,
 )
 for _command in _COMMANDS:
     app.command()(_command)

@@ -25,7 +25,7 @@ from lineal.api.monitor.v1.report_pb2 import (
     ReleaseReport,
     Verdict,
 )
-from services.monitor import detectors, period, projections, tables
+from services.monitor import detectors, period, projections, proofs, tables
 from services.monitor.drift import Detector
 from services.monitor.examination import alarms_in, report_on
 from services.monitor.facts import EndpointFacts, Facts
@@ -107,7 +107,7 @@ class Monitor:
         waiting = await asyncio.to_thread(self._unsealed.read, lambda c: _record_of(c, TABLES, prediction_id))
         found = waiting or await self._sealed.query(lambda c: _record_of(c, projections.SEALED, prediction_id))
         if found is None:
-            raise PredictionUnknown(f"prediction {prediction_id!r} was never recorded here")
+            raise _unknown(prediction_id)
         record, segment = found
         bundle = self._facts.bundle(record.bundle_digest)
         facts = await self._facts.endpoint(record.endpoint)
@@ -124,6 +124,16 @@ class Monitor:
             segment=segment,
             mirrored=list({score.bundle_digest: score for score in mirrored}.values()),
         )
+
+    async def prove(self, prediction_id: str) -> proofs.Proof:
+        """Prove that a prediction is in a sealed segment; one that waits is sealed now. Raises PredictionUnknown."""
+        waiting = await asyncio.to_thread(self._unsealed.read, lambda c: _record_of(c, TABLES, prediction_id))
+        if waiting is not None:
+            await self._seal(waiting[0].endpoint)
+        place = await self._sealed.query(lambda c: proofs.place_of(c, prediction_id))
+        if place is None:
+            raise _unknown(prediction_id)
+        return await asyncio.to_thread(proofs.prove, self._artifacts, place)
 
     async def predictions(self, endpoint: str, start: int | None, end: int | None, min_position: int) -> pd.DataFrame:
         """Return predictions with outcomes; a column `score_<digest>` for each bundle that scored in the background."""
@@ -296,6 +306,7 @@ class Monitor:
             segment_digest=digest,
             merkle_root=segment.merkle_root,
             predictions=len(predictions),
+            leaves=len(segment.predictions) + len(segment.mirrored),
             bundle_digests=sorted({record.bundle_digest for record in predictions}),
         )
         sealed.min_event_time.FromMicroseconds(min(times))
@@ -352,6 +363,10 @@ def _endpoints_of(connection: Connection, where: tables.PredictionTables, ids: S
         )
         found.update({row.prediction_id: row.endpoint for row in connection.execute(query)})
     return found
+
+
+def _unknown(prediction_id: str) -> PredictionUnknown:
+    return PredictionUnknown(f"prediction {prediction_id!r} was never recorded here")
 
 
 def _record_of(

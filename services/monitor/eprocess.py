@@ -6,9 +6,12 @@ by Ville's inequality it ever reaches 1 / alpha with a probability of alpha at m
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaln
 
 Array = npt.NDArray[np.float64]
 _MOST = 0.5
+# How close to the asked share a broken split is imagined to lie: as if so many units had been seen.
+_SPLIT_UNITS = 100.0
 _RATES = np.geomspace(1.1, 10.0, 20)
 
 
@@ -43,3 +46,17 @@ def rate_above(candidate: int, champion: int, share: float) -> float:
     theta = share * _RATES / (share * _RATES + 1 - share)
     wealth = candidate * np.log(theta / share) + champion * np.log((1 - theta) / (1 - share))
     return float(np.exp(np.minimum(wealth, 700.0)).mean())
+
+
+def split_differs(candidate: int, champion: int, share: float) -> float:
+    """Return the e-value against "each unit goes to the candidate with probability `share`".
+
+    A sample-ratio mismatch shows broken routing. The alternative is a beta mixture around the share (Lindon and Malek
+    2022, section 3), so that the split may be looked at after every unit.
+    """
+    if not 0 < share < 1:
+        return 1.0
+    a, b = _SPLIT_UNITS * share, _SPLIT_UNITS * (1 - share)
+    wealth = betaln(a + candidate, b + champion) - betaln(a, b)
+    wealth -= candidate * np.log(share) + champion * np.log1p(-share)
+    return float(np.exp(min(wealth, 700.0)))

@@ -34,7 +34,7 @@ from services.monitor.tables import CHUNK, define, insert_new, mirrored_row, pre
 
 _sealed_metadata = MetaData()
 SEALED = define(_sealed_metadata)
-_segments = Table(
+SEGMENTS = Table(
     "segments",
     _sealed_metadata,
     Column("position", BigInteger, primary_key=True, autoincrement=False),
@@ -116,7 +116,7 @@ class SealedTables:
         )
         insert_new(connection, SEALED.mirrored, [mirrored_row(score, sealed.endpoint) for score in mirrored])
         connection.execute(
-            insert(_segments).values(
+            insert(SEGMENTS).values(
                 position=position,
                 endpoint=sealed.endpoint,
                 digest=sealed.segment_digest,
@@ -203,9 +203,9 @@ class OutcomeTables:
 def segments_between(connection: Connection, endpoint: str, start: int, end: int) -> list[str]:
     """Return the digests of segments that hold event times in [start, end) microseconds, in order of the log."""
     query = (
-        select(_segments.c.digest)
-        .where(_segments.c.endpoint == endpoint, _segments.c.min_event_time < end, _segments.c.max_event_time >= start)
-        .order_by(_segments.c.position)
+        select(SEGMENTS.c.digest)
+        .where(SEGMENTS.c.endpoint == endpoint, SEGMENTS.c.min_event_time < end, SEGMENTS.c.max_event_time >= start)
+        .order_by(SEGMENTS.c.position)
     )
     return list(connection.execute(query).scalars())
 

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chisquare
 
 from lineal.api.monitor.v1.report_pb2 import ArmCounts, ReleaseReport, ReleaseStage, Verdict
 from lineal.api.registry.v1.endpoint_pb2 import ReleasePolicy
-from services.monitor.eprocess import mean_above, mean_below, rate_above
+from services.monitor.eprocess import mean_above, mean_below, rate_above, split_differs
 
 # A candidate is promoted when "it loses the tolerance or more" has become this unlikely.
 _NON_INFERIOR = 20.0
 _SPLIT_P = 0.001
-_SPLIT_UNITS = 50
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def judge(rows: pd.DataFrame, step: Step, policy: ReleasePolicy, candidate: str,
         data_digest=hashlib.sha256(np.stack(losses).astype("<f8").tobytes()).hexdigest(),
     )
     report.failure_e_value = rate_above(report.candidate.failures, report.champion.failures, 0.5)
-    report.split_p_value = _split(report, step.share)
+    report.split_p_value = min(1.0, 1 / split_differs(report.candidate.units, report.champion.units, step.share))
     step_pairs = int((paired["generation"] >= step.generation).sum())
     report.verdict, report.finding = _verdict(report, step, policy, step_pairs)
     return report
@@ -74,14 +72,6 @@ def _counts(rows: pd.DataFrame, scored: pd.DataFrame, step: Step, bundle: str, f
         scored_units=len(scored),
         failures=int(scored[failed].sum()),
     )
-
-
-def _split(report: ReleaseReport, share: float) -> float:
-    """Return the p-value of the units' split against the share: a sample-ratio mismatch shows broken routing."""
-    seen = np.array([report.candidate.units, report.champion.units], dtype=float)
-    if not share or seen.sum() < _SPLIT_UNITS:
-        return 1.0
-    return float(chisquare(seen, seen.sum() * np.array([share, 1 - share])).pvalue)
 
 
 def _verdict(

@@ -24,7 +24,11 @@ class Segment:
     @property
     def merkle_root(self) -> str:
         """RFC 6962 root over the records in order, in hex."""
-        return merkle.root([merkle.leaf_hash(record) for record in [*self.predictions, *self.mirrored]]).hex()
+        return merkle.root(self.leaf_hashes()).hex()
+
+    def leaf_hashes(self) -> list[bytes]:
+        """Return the hash of each record, in order."""
+        return [merkle.leaf_hash(record) for record in [*self.predictions, *self.mirrored]]
 
     def to_parquet(self) -> bytes:
         """Return the file; the same records give the same bytes."""

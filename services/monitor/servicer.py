@@ -38,6 +38,19 @@ class MonitorServicer(MonitorServiceServicer):
             mirrored_scores=found.mirrored,
         )
 
+    async def GetPredictionProof(
+        self, request: api.GetPredictionProofRequest, context: Context
+    ) -> api.GetPredictionProofResponse:
+        found = await self._monitor.prove(request.prediction_id)
+        return api.GetPredictionProofResponse(
+            record=found.place.record,
+            index=found.index,
+            path=found.path,
+            segment_digest=found.place.segment_digest,
+            position=found.place.position,
+            manifests=found.manifests,
+        )
+
     async def ReadPredictions(
         self, request: api.ReadPredictionsRequest, context: Context
     ) -> AsyncIterator[api.ReadPredictionsResponse]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from services.monitor.eprocess import mean_above, mean_below, rate_above
+from services.monitor.eprocess import mean_above, mean_below, rate_above, split_differs
 
 
 def test_nothing_is_known_before_the_first_value() -> None:
@@ -37,3 +37,20 @@ def test_equal_failure_rates_rarely_raise_a_false_alarm() -> None:
         total = np.arange(1, 501)
         alarms += any(rate_above(int(c), int(n - c), 0.2) >= 20 for c, n in zip(candidate, total, strict=True))
     assert alarms / 300 <= 0.05
+
+
+def test_a_broken_split_is_found_and_a_sound_one_is_not_however_often_it_is_looked_at() -> None:
+    assert split_differs(100, 900, 0.05) > 1000
+    assert split_differs(0, 200, 0.05) > 100
+    assert split_differs(0, 0, 0.05) == pytest.approx(1.0)
+    generator = np.random.default_rng(4)
+    alarms = 0
+    for _ in range(300):
+        candidate = np.cumsum(generator.random(2000) < 0.05)
+        looks = range(20, 2001, 20)
+        alarms += any(split_differs(int(candidate[n - 1]), n - int(candidate[n - 1]), 0.05) >= 20 for n in looks)
+    assert alarms / 300 <= 0.05
+
+
+def test_the_split_of_a_shadow_says_nothing() -> None:
+    assert split_differs(0, 500, 0.0) == 1.0

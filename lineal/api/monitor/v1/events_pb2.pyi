@@ -33,6 +33,7 @@ class SegmentSealed(_message.Message):
     MIN_EVENT_TIME_FIELD_NUMBER: _builtins.int
     MAX_EVENT_TIME_FIELD_NUMBER: _builtins.int
     BUNDLE_DIGESTS_FIELD_NUMBER: _builtins.int
+    LEAVES_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     segment_digest: _builtins.str
@@ -41,6 +42,8 @@ class SegmentSealed(_message.Message):
     """RFC 6962 Merkle root over the serialised records, in hex."""
     predictions: _builtins.int
     """Predictions in it."""
+    leaves: _builtins.int
+    """Leaves under the Merkle root: the predictions, then the scores of arms that did not answer."""
     @_builtins.property
     def min_event_time(self) -> _timestamp_pb2.Timestamp:
         """Earliest event time."""
@@ -63,10 +66,11 @@ class SegmentSealed(_message.Message):
         min_event_time: _timestamp_pb2.Timestamp | None = ...,
         max_event_time: _timestamp_pb2.Timestamp | None = ...,
         bundle_digests: _abc.Iterable[_builtins.str] | None = ...,
+        leaves: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_event_time", b"max_event_time", "min_event_time", b"min_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digests", b"bundle_digests", "endpoint", b"endpoint", "max_event_time", b"max_event_time", "merkle_root", b"merkle_root", "min_event_time", b"min_event_time", "predictions", b"predictions", "segment_digest", b"segment_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digests", b"bundle_digests", "endpoint", b"endpoint", "leaves", b"leaves", "max_event_time", b"max_event_time", "merkle_root", b"merkle_root", "min_event_time", b"min_event_time", "predictions", b"predictions", "segment_digest", b"segment_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -157,6 +157,76 @@ class GetPredictionResponse(_message.Message):
 Global___GetPredictionResponse: _TypeAlias = GetPredictionResponse  # noqa: Y015
 
 @_typing.final
+class GetPredictionProofRequest(_message.Message):
+    """Request of GetPredictionProof."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTION_ID_FIELD_NUMBER: _builtins.int
+    prediction_id: _builtins.str
+    """Id of the prediction."""
+    def __init__(
+        self,
+        *,
+        prediction_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prediction_id", b"prediction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPredictionProofRequest: _TypeAlias = GetPredictionProofRequest  # noqa: Y015
+
+@_typing.final
+class GetPredictionProofResponse(_message.Message):
+    """Response of GetPredictionProof."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    SEGMENT_DIGEST_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    MANIFESTS_FIELD_NUMBER: _builtins.int
+    record: _builtins.bytes
+    """The record: the bytes that the leaf is hashed from."""
+    index: _builtins.int
+    """The leaf's number within the segment, from 0."""
+    segment_digest: _builtins.str
+    """The segment."""
+    position: _builtins.int
+    """Log position of the event that sealed it, with the root that the path leads to and the number of its leaves."""
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Hashes of the subtrees that are left out, the lowest first."""
+
+    @_builtins.property
+    def manifests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The documents behind the prediction, each named by its SHA-256 in the one before: the bundle's manifest, and unless its
+        model was imported the manifests of its training set and of the snapshots that it was made from.
+        """
+
+    def __init__(
+        self,
+        *,
+        record: _builtins.bytes = ...,
+        index: _builtins.int = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+        segment_digest: _builtins.str = ...,
+        position: _builtins.int = ...,
+        manifests: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "manifests", b"manifests", "path", b"path", "position", b"position", "record", b"record", "segment_digest", b"segment_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPredictionProofResponse: _TypeAlias = GetPredictionProofResponse  # noqa: Y015
+
+@_typing.final
 class ReadPredictionsRequest(_message.Message):
     """Request of ReadPredictions."""
 

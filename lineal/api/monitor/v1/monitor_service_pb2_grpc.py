@@ -45,6 +45,11 @@ class MonitorServiceStub(object):
                 request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionResponse.FromString,
                 _registered_method=True)
+        self.GetPredictionProof = channel.unary_unary(
+                '/lineal.api.monitor.v1.MonitorService/GetPredictionProof',
+                request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionProofRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionProofResponse.FromString,
+                _registered_method=True)
         self.ReadPredictions = channel.unary_stream(
                 '/lineal.api.monitor.v1.MonitorService/ReadPredictions',
                 request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadPredictionsRequest.SerializeToString,
@@ -100,6 +105,14 @@ class MonitorServiceServicer(object):
 
     def GetPrediction(self, request, context):
         """Returns a prediction with its outcome and the segment that holds it. NOT_FOUND when it was never recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPredictionProof(self, request, context):
+        """Proves that a prediction lies in a segment whose Merkle root is in the log. One that waits to be sealed is sealed first.
+        NOT_FOUND when it was never recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,6 +189,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.GetPrediction,
                     request_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionRequest.FromString,
                     response_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionResponse.SerializeToString,
+            ),
+            'GetPredictionProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPredictionProof,
+                    request_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionProofRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionProofResponse.SerializeToString,
             ),
             'ReadPredictions': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadPredictions,
@@ -273,6 +291,33 @@ class MonitorService(object):
             '/lineal.api.monitor.v1.MonitorService/GetPrediction',
             lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionRequest.SerializeToString,
             lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPredictionProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.monitor.v1.MonitorService/GetPredictionProof',
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionProofRequest.SerializeToString,
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetPredictionProofResponse.FromString,
             options,
             channel_credentials,
             insecure,

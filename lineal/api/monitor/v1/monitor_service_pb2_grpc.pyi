@@ -37,6 +37,10 @@ class MonitorServiceStub:
     """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is."""
     GetPrediction: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionRequest, _monitor_service_pb2.GetPredictionResponse]
     """Returns a prediction with its outcome and the segment that holds it. NOT_FOUND when it was never recorded."""
+    GetPredictionProof: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionProofRequest, _monitor_service_pb2.GetPredictionProofResponse]
+    """Proves that a prediction lies in a segment whose Merkle root is in the log. One that waits to be sealed is sealed first.
+    NOT_FOUND when it was never recorded.
+    """
     ReadPredictions: _grpc.UnaryStreamMultiCallable[_monitor_service_pb2.ReadPredictionsRequest, _monitor_service_pb2.ReadPredictionsResponse]
     """Streams predictions of an endpoint by event time as Arrow IPC stream bytes, in pieces: id, times, bundle, arm, score, decision,
     outcome, trace id and the mirrored scores by bundle.
@@ -69,6 +73,10 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is."""
     GetPrediction: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionRequest, _monitor_service_pb2.GetPredictionResponse]  # type: ignore[assignment]
     """Returns a prediction with its outcome and the segment that holds it. NOT_FOUND when it was never recorded."""
+    GetPredictionProof: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionProofRequest, _monitor_service_pb2.GetPredictionProofResponse]  # type: ignore[assignment]
+    """Proves that a prediction lies in a segment whose Merkle root is in the log. One that waits to be sealed is sealed first.
+    NOT_FOUND when it was never recorded.
+    """
     ReadPredictions: _aio.UnaryStreamMultiCallable[_monitor_service_pb2.ReadPredictionsRequest, _monitor_service_pb2.ReadPredictionsResponse]  # type: ignore[assignment]
     """Streams predictions of an endpoint by event time as Arrow IPC stream bytes, in pieces: id, times, bundle, arm, score, decision,
     outcome, trace id and the mirrored scores by bundle.
@@ -110,6 +118,16 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_monitor_service_pb2.GetPredictionResponse, _abc.Awaitable[_monitor_service_pb2.GetPredictionResponse]]:
         """Returns a prediction with its outcome and the segment that holds it. NOT_FOUND when it was never recorded."""
+
+    @_abc_1.abstractmethod
+    def GetPredictionProof(
+        self,
+        request: _monitor_service_pb2.GetPredictionProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_service_pb2.GetPredictionProofResponse, _abc.Awaitable[_monitor_service_pb2.GetPredictionProofResponse]]:
+        """Proves that a prediction lies in a segment whose Merkle root is in the log. One that waits to be sealed is sealed first.
+        NOT_FOUND when it was never recorded.
+        """
 
     @_abc_1.abstractmethod
     def ReadPredictions(

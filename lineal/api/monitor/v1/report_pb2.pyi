@@ -486,7 +486,7 @@ class ReleaseReport(_message.Message):
     failure_e_value: _builtins.float
     """E-value against "the candidate fails no more often"."""
     split_p_value: _builtins.float
-    """P-value of the split of units against the shares (chi-squared)."""
+    """P-value of the split of units against the shares, valid however often it is looked at (one over the e-value)."""
     data_digest: _builtins.str
     """SHA-256 over the paired losses in order, in hex: names the data of the verdict."""
     verdict: Global___Verdict.ValueType
