@@ -45,9 +45,10 @@ STORY: list[Message] = [
 ]
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
-    async with start("lineage", Settings(port=0, data_dir=tmp_path), build) as running:
+@pytest.fixture(params=["sqlite", "postgres"])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RunningServer]:
+    url = None if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    async with start("lineage", Settings(port=0, data_dir=tmp_path, database_url=url), build) as running:
         for message in STORY:
             await running.harness.log.append("story/1", [message], request_id=new_request_id(), expected_revision=None)
         yield running
@@ -118,8 +119,10 @@ async def test_pages_add_up_to_the_whole_as_of_the_first(channel: grpc.aio.Chann
     [
         (NodeKind.NODE_KIND_BUNDLE, "nobody", "", grpc.StatusCode.NOT_FOUND),
         (NodeKind.NODE_KIND_BATCH, "flights/empty", "", grpc.StatusCode.NOT_FOUND),
-        (NodeKind.NODE_KIND_UNSPECIFIED, "b1", "", grpc.StatusCode.INVALID_ARGUMENT),
+        (NodeKind.NODE_KIND_UNSPECIFIED, "", "", grpc.StatusCode.INVALID_ARGUMENT),
+        (NodeKind.NODE_KIND_UNSPECIFIED, "nobody", "", grpc.StatusCode.NOT_FOUND),
         (NodeKind.NODE_KIND_BUNDLE, "b1", "x", grpc.StatusCode.INVALID_ARGUMENT),
+        (NodeKind.NODE_KIND_BUNDLE, "b1", "WzEsIDAsIDVd", grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
 async def test_what_cannot_be_walked_is_refused(
@@ -128,6 +131,33 @@ async def test_what_cannot_be_walked_is_refused(
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await walk(channel, kind, name, page_token=token)
     assert raised.value.code() is code
+
+
+async def test_pages_of_one_edge_add_up_both_ways(channel: grpc.aio.Channel) -> None:
+    for kind, name, direction in (
+        (NodeKind.NODE_KIND_BATCH, "flights/1", Direction.DIRECTION_IMPACT),
+        (NodeKind.NODE_KIND_SEGMENT, "p1", Direction.DIRECTION_PROVENANCE),
+    ):
+        whole = shown(await walk(channel, kind, name, direction=direction))
+        found: list[tuple[str, str]] = []
+        token = ""
+        while not found or token:
+            page = await walk(channel, kind, name, direction=direction, page_size=1, page_token=token)
+            found += shown(page)
+            token = page.next_page_token
+        assert found == whole
+
+
+async def test_a_node_is_found_by_the_beginning_of_its_name(server: RunningServer, channel: grpc.aio.Channel) -> None:
+    digests = ["0123456789abcdef" * 4, "0123456789ab0000" * 4]
+    made = [SnapshotCreated(dataset="flights", snapshot_digest=digest, as_of_position=1) for digest in digests]
+    done = await server.harness.log.append("s/1", made, request_id=new_request_id(), expected_revision=None)
+    found = await walk(channel, NodeKind.NODE_KIND_UNSPECIFIED, digests[1][:16], min_position=done.position)
+    assert (found.node.kind, found.node.name) == (NodeKind.NODE_KIND_SNAPSHOT, digests[1])
+    for name, code in ((digests[0][:8], grpc.StatusCode.INVALID_ARGUMENT), ("0123456", grpc.StatusCode.NOT_FOUND)):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await walk(channel, NodeKind.NODE_KIND_UNSPECIFIED, name)
+        assert raised.value.code() is code
 
 
 async def test_the_command_rebuild_drops_the_tables_and_the_next_start_has_them_again(tmp_path: Path) -> None:

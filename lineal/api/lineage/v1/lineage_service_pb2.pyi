@@ -454,9 +454,9 @@ class GetLineageRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     kind: _graph_pb2.NodeKind.ValueType
-    """What the node is."""
+    """What the node is; unspecified is any kind."""
     name: _builtins.str
-    """Its digest or id."""
+    """Its digest or id; a unique beginning of at least 8 characters will do."""
     direction: Global___Direction.ValueType
     """Which way to walk."""
     min_position: _builtins.int
@@ -503,7 +503,7 @@ class GetLineageResponse(_message.Message):
 
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[_graph_pb2.Edge]:
-        """Edges in breadth-first order."""
+        """Edges from near to far."""
 
     def __init__(
         self,

@@ -121,7 +121,8 @@ class LineageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLineage(self, request, context):
-        """Walks the lineage graph from a node. NOT_FOUND when the node is unknown.
+        """Walks the lineage graph from a node. NOT_FOUND when the node is unknown; INVALID_ARGUMENT when the beginning of a name
+        fits several.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,9 @@ class LineageServiceStub:
     Subscribe: _grpc.UnaryStreamMultiCallable[_lineage_service_pb2.SubscribeRequest, _lineage_service_pb2.SubscribeResponse]
     """Streams history after a position, then live events, without a gap."""
     GetLineage: _grpc.UnaryUnaryMultiCallable[_lineage_service_pb2.GetLineageRequest, _lineage_service_pb2.GetLineageResponse]
-    """Walks the lineage graph from a node. NOT_FOUND when the node is unknown."""
+    """Walks the lineage graph from a node. NOT_FOUND when the node is unknown; INVALID_ARGUMENT when the beginning of a name
+    fits several.
+    """
 
 @_typing.type_check_only
 class LineageServiceAsyncStub(LineageServiceStub):
@@ -72,7 +74,9 @@ class LineageServiceAsyncStub(LineageServiceStub):
     Subscribe: _aio.UnaryStreamMultiCallable[_lineage_service_pb2.SubscribeRequest, _lineage_service_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Streams history after a position, then live events, without a gap."""
     GetLineage: _aio.UnaryUnaryMultiCallable[_lineage_service_pb2.GetLineageRequest, _lineage_service_pb2.GetLineageResponse]  # type: ignore[assignment]
-    """Walks the lineage graph from a node. NOT_FOUND when the node is unknown."""
+    """Walks the lineage graph from a node. NOT_FOUND when the node is unknown; INVALID_ARGUMENT when the beginning of a name
+    fits several.
+    """
 
 class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
     """The append-only event log and the lineage graph derived from it."""
@@ -134,6 +138,8 @@ class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lineage_service_pb2.GetLineageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lineage_service_pb2.GetLineageResponse, _abc.Awaitable[_lineage_service_pb2.GetLineageResponse]]:
-        """Walks the lineage graph from a node. NOT_FOUND when the node is unknown."""
+        """Walks the lineage graph from a node. NOT_FOUND when the node is unknown; INVALID_ARGUMENT when the beginning of a name
+        fits several.
+        """
 
 def add_LineageServiceServicer_to_server(servicer: LineageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
