@@ -23,5 +23,5 @@ class Settings(ServiceSettings):
     max_message_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     max_pending_appends: int = Field(default=1024, gt=0)
     # A writer that does nothing for so long loses its session, and a standby takes over (PostgreSQL).
-    writer_timeout_seconds: float = Field(default=5.0, gt=0)
+    writer_timeout_seconds: float = Field(default=4.0, gt=0)
     max_event_bytes: int = Field(default=1024 * 1024, gt=0)

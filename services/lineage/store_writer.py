@@ -1,8 +1,8 @@
 """The one connection that writes.
 
 Who writes is settled twice. A lock says who may begin: on PostgreSQL an advisory lock of the session, on SQLite the
-lock of a file beside the database. A fencing epoch says whose commits count: each new writer counts it up, and a group is
-written only where the epoch is still its own, in the same transaction. A writer that was frozen can so write nothing
+lock of a file beside the database. A fencing epoch says whose commits count: each new writer counts it up, and a group
+is written only where the epoch is still its own, in the same transaction. So a writer that was frozen can write nothing
 once another has taken over, whatever it believes.
 
 On PostgreSQL a group is one statement, so no transaction is ever open while this process does something else, and the

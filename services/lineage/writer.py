@@ -66,7 +66,7 @@ class Writer:
     """Appends to the log, and tells who waits that it has grown."""
 
     def __init__(
-        self, store: EventStore, tree: Tree, clock: Clock, max_pending: int, timeout_seconds: float = 5.0
+        self, store: EventStore, tree: Tree, clock: Clock, max_pending: int, timeout_seconds: float = 4.0
     ) -> None:
         self._store = store
         self._tree = tree

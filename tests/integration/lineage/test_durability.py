@@ -1,11 +1,7 @@
 """What was acknowledged is there, whatever happens to the process."""
 
 import asyncio
-import os
-import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -15,31 +11,12 @@ from chassis.ids import new_request_id
 from chassis.log import LineageLog
 from chassis.telemetry import Telemetry
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
+from tests.integration.lineage.processes import free_port, lineage
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest) -> str | None:
     return None if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@asynccontextmanager
-async def lineage(folder: Path, port: int, url: str | None) -> AsyncIterator[asyncio.subprocess.Process]:
-    environment = os.environ | {"LINEAL_LINEAGE_PORT": str(port), "LINEAL_DATA_DIR": str(folder)}
-    if url:
-        environment["LINEAL_LINEAGE_DATABASE_URL"] = url
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.lineage", env=environment)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, url: str | None) -> None:
