@@ -105,7 +105,8 @@ def _check_sagas(story: Story, frame: pd.DataFrame) -> None:
     scored = f"score_{damaged.bundle_digest}"
     during = int(frame[scored].notna().sum()) + len(own) if scored in frame else len(own)
     share = len(own) / max(during, 1)
-    story.check("it answered under 10 % of its release", len(own) > 0 and share < 0.1, f"{len(own)} of {during:,}")
+    # None at all when the shadow shows the harm already.
+    story.check("it answered under 10 % of its release", during > 0 and share < 0.1, f"{len(own)} of {during:,}")
 
 
 def _months(client: Client, story: Story, frame: pd.DataFrame) -> None:
