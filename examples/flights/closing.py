@@ -39,6 +39,7 @@ class Story:
     """What was observed of a replay until `end`."""
 
     end: datetime
+    sent: int = 0
     asked: int = 0
     first: str = ""
     champion: str = ""
@@ -63,7 +64,9 @@ def close(client: Client, profile: Profile, story: Story, telemetry: Path | None
     recorded = int(frame["prediction_id"].nunique())
     story.check("served = recorded", recorded == story.asked, f"{story.asked:,} answered, {recorded:,} recorded")
     failed = sum(entry.failed_requests for entry in counters)
-    story.check("no request failed in any release", failed == 0, f"{failed} failed")
+    # What a service that was just away could not answer, the SDK asked again under the same request id.
+    finding = f"{story.sent - story.asked} of {story.sent:,} failed, {failed} attempts were repeated"
+    story.check("no request failed in any release", story.asked == story.sent, finding)
     story.check("an alarm was raised by itself", bool(alarms), alarms[-1].finding if alarms else "none")
     _check_sagas(story, frame)
     _months(client, story, frame)

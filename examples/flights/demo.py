@@ -131,6 +131,7 @@ class _Demo:
                 self.story.position = max(self.story.position, done.position)
 
     def _ask(self, piece: Slice) -> None:
+        self.story.sent += len(piece.asked)
         answers = self.client.predict(
             ENDPOINT,
             piece.asked[REQUEST_COLUMNS].reset_index(drop=True),
