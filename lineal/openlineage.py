@@ -1,9 +1,9 @@
 """The log as OpenLineage run events (core specification 2-0-2), one START and one COMPLETE, FAIL or ABORT per run.
 
-What takes time is a run with the times of its events: training runs and sagas. What the log knows only as done (a batch,
-a snapshot, a training set, gates, a segment) starts and completes at the same time; its run id is the event's id. Things
-that have versions are one OpenLineage dataset whose `version` facet is the digest. A run that a saga caused names it as its
-parent.
+What takes time is a run with the times of its events: training runs and sagas. What the log knows only as done (a
+batch, a snapshot, a training set, gates, a segment) starts and completes at the same time; its run id is the event's
+id. Things that have versions are one OpenLineage dataset whose `version` facet is the digest. A run that a saga caused
+names it as its parent.
 """
 
 import uuid
@@ -50,7 +50,7 @@ SEEN: tuple[type[Message], ...] = (
 
 
 class OpenLineageExport:
-    """Turns records, seen in order of position, into OpenLineage events; keeps only names of what later ones refer to."""
+    """Turns records, seen in order of position, into OpenLineage events; keeps names that later ones refer to."""
 
     def __init__(self) -> None:
         self._model_of_run: dict[str, str] = {}

@@ -10,7 +10,7 @@ import click
 import typer
 
 from lineal import __version__
-from lineal.cli import look, prove, suite, tables, work
+from lineal.cli import log, look, prove, suite, tables, work
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -52,7 +52,9 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     look.sagas,
     look.bundles,
     look.runs,
-    look.events,
+    log.events,
+    log.lineage,
+    log.endpoint,
     look.trace,
     prove.prove,
     prove.verify,

@@ -1,27 +1,15 @@
-"""Commands that only look: alarms, events, sagas, bundles, runs, trace."""
+"""Commands that only look: alarms, sagas, bundles, runs, trace."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
-from google.protobuf.symbol_database import Default
 from rich.tree import Tree
 
-from lineal.api.features.v1 import events_pb2 as features_events
-from lineal.api.ingest.v1 import events_pb2 as ingest_events
-from lineal.api.lineage.v1 import lineage_service_pb2 as lineage_api
-from lineal.api.lineage.v1.record_pb2 import EventRecord
-from lineal.api.monitor.v1 import events_pb2 as monitor_events
 from lineal.api.monitor.v1.report_pb2 import AlarmKind
-from lineal.api.registry.v1 import events_pb2 as registry_events
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import SagaKind, SagaState
 from lineal.api.registry.v1.model_pb2 import BundleState
-from lineal.api.trainer.v1 import events_pb2 as trainer_events
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.api.trainer.v1.run_pb2 import RunState
 from lineal.cli.output import console, moment, options, plain, short, show
@@ -29,9 +17,6 @@ from lineal.cli.work import connect
 from lineal.trace import Trace
 from lineal.trace import trace as follow
 
-# The modules whose messages are events; importing them makes the messages known by name.
-EVENTS = (features_events, ingest_events, monitor_events, registry_events, trainer_events)
-_SHOWN = 120
 Endpoint = Annotated[str, typer.Option("--endpoint", "-e", help="Only of this endpoint.")]
 
 
@@ -43,7 +28,7 @@ def alarms(endpoint: Endpoint = "") -> None:
         (
             moment(alarm, "raise_time"),
             alarm.endpoint,
-            _word(AlarmKind, alarm.kind),
+            word(AlarmKind, alarm.kind),
             moment(alarm, "period_end_time"),
             alarm.finding,
         )
@@ -60,15 +45,15 @@ def sagas(
         if saga_id:
             saga = client.saga(saga_id)
             rows = [(moment(s, "report_time"), s.step, s.finding, short(s.evidence_digest)) for s in saga.steps]
-            title = f"{saga.saga_id}: {_word(SagaState, saga.state)}. {saga.outcome}"
+            title = f"{saga.saga_id}: {word(SagaState, saga.state)}. {saga.outcome}"
             show(saga, ("at", "step", "finding", "evidence"), rows, title=title)
             return
         found = client.sagas(endpoint)
     listed = [
         (
             saga.saga_id,
-            _word(SagaKind, saga.kind),
-            _word(SagaState, saga.state),
+            word(SagaKind, saga.kind),
+            word(SagaState, saga.state),
             saga.requested_by,
             saga.outcome or saga.reason,
         )
@@ -85,7 +70,7 @@ def bundles(model: Annotated[str, typer.Option(help="Only of this model.")] = ""
         (
             short(bundle.digest),
             bundle.model,
-            _word(BundleState, bundle.state),
+            word(BundleState, bundle.state),
             "; ".join(gate.finding for gate in bundle.gates if not gate.passed),
             bundle.decided_by,
         )
@@ -102,49 +87,13 @@ def runs(model: Annotated[str, typer.Option(help="Only of this model.")] = "") -
         (
             run.run_id,
             run.model,
-            _word(RunState, run.state),
+            word(RunState, run.state),
             ", ".join(f"{metric.name} {metric.value:.4f}" for metric in run.metrics[:3]),
             short(run.bundle_digest) or run.failure,
         )
         for run in found
     ]
     show(list(found), ("run", "model", "state", "metrics", "bundle"), rows)
-
-
-def events(
-    stream: Annotated[str, typer.Option(help="Only streams that begin so, for example endpoint/.")] = "",
-    event_type: Annotated[str, typer.Option("--type", help="Only this type, with or without its package.")] = "",
-    after: Annotated[int, typer.Option(help="Only after this position.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many, the newest.")] = 30,
-    style: Annotated[str, typer.Option("--format", help="table, json or cloudevents.")] = "table",
-) -> None:
-    """List events of the log."""
-    request = lineage_api.ListEventsRequest(after_position=after, newest_first=not after, page_size=limit)
-    if stream:
-        request.filter.stream_prefixes.append(stream)
-    if event_type:
-        request.filter.types.append(_full_type(event_type))
-    with connect() as client:
-        stored = client.services.lineage.call("ListEvents", request).records
-    records = sorted((EventRecord.FromString(entry.record) for entry in stored), key=lambda record: record.position)
-    if style == "cloudevents":
-        for record in records:
-            sys.stdout.write(json.dumps(cloud_event(record)) + "\n")
-        return
-    options.json = options.json or style == "json"
-    rows = [
-        (
-            record.position,
-            record.recorded_time.ToDatetime(),
-            record.type.rpartition(".")[2],
-            record.stream,
-            record.actor,
-            json.dumps(payload(record), default=str)[:_SHOWN],
-        )
-        for record in records
-    ]
-    value = [plain(record) | {"payload": payload(record)} for record in records]
-    show(value, ("position", "recorded", "type", "stream", "actor", "what"), rows)
 
 
 def trace(
@@ -187,7 +136,7 @@ def trace_tree(found: Trace) -> Tree:
     texts = zip(found.prediction.categorical_columns, record.categorical_values, strict=True)
     values.add(", ".join([f"{name} {value:.4g}" for name, value in numbers] + [f"{n} {t or '-'}" for n, t in texts]))
     tree.add(f"sealed in segment {short(found.prediction.segment_digest) or 'not yet'}")
-    bundle = tree.add(f"bundle {short(found.bundle.digest)} ({_word(BundleState, found.bundle.state)})")
+    bundle = tree.add(f"bundle {short(found.bundle.digest)} ({word(BundleState, found.bundle.state)})")
     for gate in found.bundle.gates:
         bundle.add(f"gate {gate.gate}: {gate.finding}")
     if found.run is not None:
@@ -212,45 +161,7 @@ def trace_tree(found: Trace) -> Tree:
     return tree
 
 
-def payload(record: EventRecord) -> Any:
-    """Return the event of a record as JSON has it, None when its type is unknown here."""
-    try:
-        kind = Default().pool.FindMessageTypeByName(record.type)
-    except KeyError:
-        return None
-    message: Message = kind._concrete_class.FromString(record.payload)
-    return MessageToDict(message, preserving_proto_field_name=True)
-
-
-def cloud_event(record: EventRecord) -> dict[str, Any]:
-    """Return a record as a CloudEvent 1.0 in its JSON format."""
-    event = {
-        "specversion": "1.0",
-        "id": record.event_id,
-        "source": f"/lineal/{record.stream.partition('/')[0]}",
-        "type": record.type,
-        "subject": record.stream,
-        "time": record.event_time.ToJsonString(),
-        "datacontenttype": "application/json",
-        "recordedtime": record.recorded_time.ToJsonString(),
-        "sequence": str(record.position),
-        "partitionkey": record.stream,
-        "correlation": record.correlation_id,
-        "traceparent": record.traceparent,
-        "data": payload(record),
-    }
-    return {name: value for name, value in event.items() if value not in ("", None)}
-
-
-def _full_type(name: str) -> str:
-    if "." in name:
-        return name
-    for module in EVENTS:
-        if name in module.DESCRIPTOR.message_types_by_name:
-            return str(module.DESCRIPTOR.message_types_by_name[name].full_name)
-    return name
-
-
-def _word(enum: Any, value: int) -> str:
+def word(enum: Any, value: int) -> str:
+    """Return a value of an enum in lower case, without the name of the enum."""
     name = enum.Name(value)
     return str(name).removeprefix(enum.Name(0).removesuffix("UNSPECIFIED")).lower()
