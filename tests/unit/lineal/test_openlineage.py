@@ -144,7 +144,9 @@ def meant(value: Any) -> Any:
     return [meant(inner) for inner in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("event", list(export(records())), ids=lambda event: f"{event['job']['name']} {event['eventType']}")
+@pytest.mark.parametrize(
+    "event", list(export(records())), ids=lambda event: f"{event['job']['name']} {event['eventType']}"
+)
 def test_an_event_is_as_the_specification_has_it(event: dict[str, Any]) -> None:
     assert meant(Serde.to_dict(built(base.RunEvent, event))) == meant(event)
 
