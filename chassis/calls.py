@@ -5,7 +5,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,17 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from chassis.context import ACTOR, CAUSATION_ID, CORRELATION_ID, Caller, acting_as, caller, deadline_in, time_left
+from chassis.context import (
+    ACTOR,
+    CAUSATION_ID,
+    CORRELATION_ID,
+    TRACEPARENT,
+    Caller,
+    acting_as,
+    caller,
+    deadline_in,
+    time_left,
+)
 from chassis.errors import LinealError
 from chassis.statuses import code_of, status_of
 from chassis.telemetry import Telemetry
@@ -44,7 +54,10 @@ class Call:
 
 def caller_of(metadata: Metadata) -> Caller:
     """Return who calls, from the metadata of an RPC."""
-    values = {key: value for key, value in metadata if isinstance(value, str)}
+    return _caller({key: value for key, value in metadata if isinstance(value, str)})
+
+
+def _caller(values: Mapping[str, str]) -> Caller:
     known = {
         "actor": values.get(ACTOR, ""),
         "correlation_id": values.get(CORRELATION_ID, ""),
@@ -56,25 +69,27 @@ def caller_of(metadata: Metadata) -> Caller:
 @contextmanager
 def server_call(telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None) -> Iterator[Call]:
     """Serve one RPC within this block: context, deadline, span and duration are those of the call."""
-    metadata = list(metadata)
+    values = {key: value for key, value in metadata if isinstance(value, str)}
+    who = _caller(values)
     name = method.lstrip("/")
     attributes = {"rpc.system.name": "grpc", "rpc.method": name}
-    carrier = {key: value for key, value in metadata if isinstance(value, str)}
-    parent = _PROPAGATOR.extract(carrier)
+    traced = not method.startswith(_UNTRACED)
     start = time.perf_counter()
-    span = (
-        trace.INVALID_SPAN
-        if method.startswith(_UNTRACED)
-        else telemetry.tracer.start_span(name, parent, SpanKind.SERVER, attributes)
-    )
+    span: Span = trace.INVALID_SPAN
+    if traced:
+        # All at once: each attribute that is set later takes the span's lock.
+        known = {**attributes, "lineal.correlation_id": who.correlation_id}
+        parent = _PROPAGATOR.extract(values) if TRACEPARENT in values else None
+        span = telemetry.tracer.start_span(name, parent, SpanKind.SERVER, known)
     call = Call(method, span)
-    with acting_as(caller_of(metadata)), deadline_in(seconds), trace.use_span(span, end_on_exit=True):
-        span.set_attribute("lineal.correlation_id", caller().correlation_id)
+    # Which faults are marked is decided below; the errors that gRPC itself ends a call with are none.
+    active = trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
+    with acting_as(who), deadline_in(seconds), active:
         try:
             yield call
         finally:
             _finish(call, call.code in _SERVER_FAULTS)
-            if not method.startswith(_UNTRACED):
+            if traced:
                 telemetry.server_duration.record(time.perf_counter() - start, _ended(attributes, call.code))
 
 

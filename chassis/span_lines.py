@@ -5,7 +5,8 @@ takes ten times as long as a line is allowed to take on the way of an answer; so
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ class SpanLines(SpanProcessor):
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self._file = JsonLines(path, max_bytes)
-        self._heads: dict[tuple[Resource, str], str] = {}
+        # By identity: to hash a resource takes longer than to write a span. The resource is kept, so its id is its own.
+        self._heads: dict[tuple[int, str], tuple[Resource, str]] = {}
 
     def on_end(self, span: ReadableSpan) -> None:
         """Write a span. A disk that refuses loses it, and does not stop the service."""
@@ -32,7 +34,7 @@ class SpanLines(SpanProcessor):
         if context is None or not context.trace_flags.sampled:
             return
         try:
-            self._file.write(f"{self._head(span)}{json.dumps(_span(span, context), separators=(',', ':'))}]}}]}}]}}")
+            self._file.write(f"{self._head(span)}{_span(span, context)}]}}]}}]}}")
         except OSError:
             return
 
@@ -42,80 +44,84 @@ class SpanLines(SpanProcessor):
 
     def _head(self, span: ReadableSpan) -> str:
         scope = span.instrumentation_scope.name if span.instrumentation_scope else ""
-        key = span.resource, scope
+        key = id(span.resource), scope
         if key not in self._heads:
-            resource = json.dumps({"attributes": _attributes(span.resource.attributes)}, separators=(",", ":"))
-            head = f'{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"scope":{json.dumps({"name": scope})},'
-            self._heads[key] = f'{head}"spans":['
-        return self._heads[key]
+            resource = f'{{"attributes":{_attributes(span.resource.attributes)}}}'
+            head = f'{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"scope":{{"name":{_quoted(scope)}}},'
+            self._heads[key] = span.resource, f'{head}"spans":['
+        return self._heads[key][1]
 
 
-def _span(span: ReadableSpan, context: SpanContext) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        **_ids(context),
-        "name": span.name,
-        "kind": span.kind.value + 1,
-        "startTimeUnixNano": str(span.start_time),
-        "endTimeUnixNano": str(span.end_time),
-        "status": _status(span),
-        "flags": _flags(span.parent),
-    }
+# Texts are put together by hand, since dicts for json.dumps would take longer than everything else about a span.
+def _span(span: ReadableSpan, context: SpanContext) -> str:
+    parts = [
+        f'{{{_ids(context)},"name":{_quoted(span.name)},"kind":{span.kind.value + 1}'
+        f',"startTimeUnixNano":"{span.start_time}","endTimeUnixNano":"{span.end_time}"'
+        f',"status":{_status(span)},"flags":{_flags(span.parent)}'
+    ]
     if span.parent is not None:
-        found["parentSpanId"] = f"{span.parent.span_id:016x}"
+        parts.append(f',"parentSpanId":"{span.parent.span_id:016x}"')
     if span.attributes:
-        found["attributes"] = _attributes(span.attributes)
+        parts.append(f',"attributes":{_attributes(span.attributes)}')
     if span.events:
-        found["events"] = [_event(event) for event in span.events]
+        parts.append(f',"events":{_list(map(_event, span.events))}')
     if span.links:
-        found["links"] = [_link(link) for link in span.links]
-    return found
+        parts.append(f',"links":{_list(map(_link, span.links))}')
+    parts.append("}")
+    return "".join(parts)
 
 
-def _ids(context: SpanContext) -> dict[str, str]:
-    found = {"traceId": f"{context.trace_id:032x}", "spanId": f"{context.span_id:016x}"}
-    return found | {"traceState": context.trace_state.to_header()} if context.trace_state else found
+def _ids(context: SpanContext) -> str:
+    found = f'"traceId":"{context.trace_id:032x}","spanId":"{context.span_id:016x}"'
+    state = context.trace_state
+    return f'{found},"traceState":{_quoted(state.to_header())}' if state else found
 
 
-def _status(span: ReadableSpan) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if span.status.status_code.value:
-        found["code"] = span.status.status_code.value
-    if span.status.description:
-        found["message"] = span.status.description
-    return found
+def _status(span: ReadableSpan) -> str:
+    status = span.status
+    parts = []
+    if status.status_code.value:
+        parts.append(f'"code":{status.status_code.value}')
+    if status.description:
+        parts.append(f'"message":{_quoted(status.description)}')
+    return f"{{{','.join(parts)}}}"
 
 
 def _flags(parent: SpanContext | None) -> int:
     return _PARENT_KNOWN | (_PARENT_REMOTE if parent is not None and parent.is_remote else 0)
 
 
-def _event(event: Event) -> dict[str, Any]:
-    found: dict[str, Any] = {"timeUnixNano": str(event.timestamp), "name": event.name}
-    return found | {"attributes": _attributes(event.attributes)} if event.attributes else found
+def _event(event: Event) -> str:
+    attributes = f',"attributes":{_attributes(event.attributes)}' if event.attributes else ""
+    return f'{{"timeUnixNano":"{event.timestamp}","name":{_quoted(event.name)}{attributes}}}'
 
 
-def _link(link: Link) -> dict[str, Any]:
-    found: dict[str, Any] = {**_ids(link.context), "flags": _flags(link.context)}
-    return found | {"attributes": _attributes(link.attributes)} if link.attributes else found
+def _link(link: Link) -> str:
+    attributes = f',"attributes":{_attributes(link.attributes)}' if link.attributes else ""
+    return f'{{{_ids(link.context)},"flags":{_flags(link.context)}{attributes}}}'
 
 
-def _attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": _value(value)} for key, value in attributes.items()]
+def _list(items: Iterable[str]) -> str:
+    return f"[{','.join(items)}]"
 
 
-def _value(value: Any) -> dict[str, Any]:
+def _attributes(attributes: Mapping[str, Any]) -> str:
+    return _list(f'{{"key":{_quoted(key)},"value":{_value(value)}}}' for key, value in attributes.items())
+
+
+def _value(value: Any) -> str:
     # bool is an int, so it is asked for first.
     match value:
         case str():
-            return {"stringValue": value}
+            return f'{{"stringValue":{_quoted(value)}}}'
         case bool():
-            return {"boolValue": value}
+            return f'{{"boolValue":{"true" if value else "false"}}}'
         case int():
-            return {"intValue": str(value)}
+            return f'{{"intValue":"{value}"}}'
         case float():
-            return {"doubleValue": value if value - value == 0 else _not_finite(value)}
+            return f'{{"doubleValue":{json.dumps(value if value - value == 0 else _not_finite(value))}}}'
         case _:
-            return {"arrayValue": {"values": [_value(item) for item in value]}}
+            return f'{{"arrayValue":{{"values":{_list(map(_value, value))}}}}}'
 
 
 def _not_finite(value: float) -> str:
