@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from chassis.errors import FieldViolation, InvalidArgument, NotFound, RuleViolated
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
-from services.lineage.appender import check
+from services.lineage.appender import checked
 from services.lineage.store import EventStore, Filter, Page, Stored
 from services.lineage.writer import Writer
 
@@ -46,8 +46,7 @@ class Application:
 
     async def append(self, request: AppendEventsRequest, traceparent: str) -> AppendEventsResponse:
         """Append events to one stream, durably, all or none."""
-        check(request, self._max_event_bytes)
-        return await self._writer.append(request, traceparent)
+        return await self._writer.append(checked(request, traceparent, self._max_event_bytes))
 
     def head(self) -> int:
         """Return the position of the newest event."""

@@ -267,17 +267,8 @@ def _locked(path: Path) -> Any:
 
 
 def _row(new: NewRecord) -> tuple[Any, ...]:
-    stored = new.stored
-    return (
-        stored.position,
-        stored.stream,
-        stored.revision,
-        new.event_id,
-        stored.type,
-        new.recorded_micros,
-        stored.record,
-        stored.leaf_hash,
-    )
+    (position, stream, revision, kind, record, leaf), event_id, recorded_micros = new
+    return position, stream, revision, event_id, kind, recorded_micros, record, leaf
 
 
 def _deposed(mine: int) -> WriterDeposed:

@@ -1,6 +1,6 @@
 """The tables of the log, the same on SQLite and PostgreSQL, and what their rows are in memory."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
 
@@ -37,8 +37,8 @@ log_writer = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+# Named tuples, because making one takes a third of the time of a frozen dataclass, and every event makes two.
+class Stored(NamedTuple):
     """One record: `record` are the bytes that are hashed."""
 
     position: int
@@ -49,8 +49,7 @@ class Stored:
     leaf_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NewRecord:
+class NewRecord(NamedTuple):
     """One record to be written, with the columns it is found by."""
 
     stored: Stored

@@ -1,6 +1,7 @@
 """The one writer: collects concurrent appends and commits them together."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,8 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from chassis.clock import Clock
 from chassis.errors import LinealError, Overloaded, Unavailable
-from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
-from services.lineage.appender import Appender
+from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsResponse
+from services.lineage.appender import Append, Appender
 from services.lineage.store import EventStore, Filter, Page, Stored
 from services.lineage.store_writer import DiskFull, StoreWriter, WriterExists
 from services.lineage.tree import Tree
@@ -22,6 +23,9 @@ Ts = TypeVarTuple("Ts")
 _GROUP_EVENTS = 1000
 _TAIL_EVENTS = 2048
 _TAIL_BYTES = 4 * 1024 * 1024
+# A group is closed after so many rounds of the event loop that brought nothing, or so long after its first append.
+_QUIET_ROUNDS = 4
+_GATHER_SECONDS = 0.02
 # How long a standby waits in the database before it asks again, and can be stopped.
 _WAIT_SECONDS = 1.0
 # How many times the right to write is used while it may be unused once.
@@ -32,10 +36,9 @@ class WriterStopped(Unavailable):
     """The writer is starting or stopping."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Pending:
-    request: AppendEventsRequest
-    traceparent: str
+    append: Append
     answer: "asyncio.Future[AppendEventsResponse]"
 
 
@@ -90,14 +93,14 @@ class Writer:
             with suppress(WriterExists):
                 await self._take(_WAIT_SECONDS)
 
-    async def append(self, request: AppendEventsRequest, traceparent: str) -> AppendEventsResponse:
+    async def append(self, append: Append) -> AppendEventsResponse:
         """Append events; they are durable when this returns.
 
         Raises Overloaded when too many appends wait already.
         """
         if self._stopping:
             raise WriterStopped("lineage is stopping; try again")
-        pending = _Pending(request, traceparent, asyncio.get_running_loop().create_future())
+        pending = _Pending(append, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(pending)
         except asyncio.QueueFull:
@@ -144,7 +147,11 @@ class Writer:
 
     def _open(self, wait_seconds: float) -> tuple[StoreWriter, Appender]:
         writer = self._store.open_writer(wait_seconds)
-        return writer, Appender(writer, self._clock, self._tree)
+        try:
+            return writer, Appender(writer, self._clock, self._tree)
+        except BaseException:
+            writer.close()
+            raise
 
     async def _first(self) -> _Pending:
         assert self._opened is not None
@@ -157,19 +164,27 @@ class Writer:
 
     async def _group(self) -> list[_Pending]:
         group = [await self._first()]
-        events = len(group[0].request.events)
-        while events < _GROUP_EVENTS and not self._queue.empty():
-            group.append(self._queue.get_nowait())
-            events += len(group[-1].request.events)
+        events = len(group[0].append.keys)
+        quiet = 0
+        # Calls that the event loop has begun to read join the group: a commit costs as much for one as for many.
+        until = time.monotonic() + _GATHER_SECONDS
+        while events < _GROUP_EVENTS and quiet < _QUIET_ROUNDS:
+            quiet = quiet + 1 if self._queue.empty() else 0
+            while events < _GROUP_EVENTS and not self._queue.empty():
+                group.append(self._queue.get_nowait())
+                events += len(group[-1].append.keys)
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(0)
         return group
 
     async def _commit(self, group: list[_Pending]) -> None:
         assert self._opened is not None
         appender = self._opened[1]
-        requests = [(pending.request, pending.traceparent) for pending in group]
+        appends = [pending.append for pending in group]
         answers: list[AppendEventsResponse | LinealError]
         try:
-            answers, records = await self._call(appender.append, requests)
+            answers, records = await self._call(appender.append, appends)
         except DiskFull as full:
             answers, records = [full] * len(group), []
         if records:

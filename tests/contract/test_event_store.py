@@ -16,7 +16,7 @@ from chassis.errors import AlreadyExists, Conflict, LinealError
 from chassis.records import to_datetime
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
 from lineal.api.lineage.v1.record_pb2 import EventRecord
-from services.lineage.appender import Appender
+from services.lineage.appender import Appender, checked
 from services.lineage.store import EventStore, Filter
 from services.lineage.store_writer import StoreWriter, WriterDeposed, WriterExists
 from services.lineage.tables import log_writer
@@ -53,7 +53,7 @@ def new(stream: str, count: int = 1, expected: int | None = None, type_: str = "
 
 
 def append(appender: Appender, *requests: AppendEventsRequest) -> list[AppendEventsResponse | LinealError]:
-    return appender.append([(request, "") for request in requests])[0]
+    return appender.append([checked(request, "", 1_000_000) for request in requests])[0]
 
 
 def positions(answer: AppendEventsResponse | LinealError) -> list[int]:

@@ -22,7 +22,7 @@ from chassis.errors import AlreadyExists, Conflict, LinealError
 from lineal import merkle
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
 from lineal.api.lineage.v1.record_pb2 import EventRecord
-from services.lineage.appender import Appender
+from services.lineage.appender import Appender, checked
 from services.lineage.store import EventStore, Filter
 from services.lineage.tree import Tree
 
@@ -154,7 +154,7 @@ class Log(RuleBasedStateMachine):
         before, after = self.model, self.model.copy()
         for request in requests:
             after.append(request)
-        self.appender.append([(request, "") for request in requests])
+        self.appender.append([checked(request, "", 1_000_000) for request in requests])
         self._crash(cut)
         self.model = before if self.store.head() == len(before.events) else after
         event("the group is there" if self.model is after else "the group is lost")
@@ -204,7 +204,7 @@ class Log(RuleBasedStateMachine):
         return request
 
     def _send(self, *requests: AppendEventsRequest) -> None:
-        answers, records = self.appender.append([(request, "") for request in requests])
+        answers, records = self.appender.append([checked(request, "", 1_000_000) for request in requests])
         self.durable = self._wal_bytes()
         before = len(self.model.events)
         for request, answer in zip(requests, answers, strict=True):
