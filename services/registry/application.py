@@ -67,11 +67,16 @@ class Registry:
         )
         return outcome.position
 
-    async def model(self, name: str) -> Model:
-        """Return a model. Raises ModelUnknown."""
-        found = (await self._models.load(name)).state.model
+    async def model(self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None) -> Model:
+        """Return a model, now or in the past. Raises ModelUnknown."""
+        if as_of_position or as_of_time is not None:
+            events = past.until(await self._log.read_stream(f"model/{name}"), as_of_position, as_of_time)
+            found = views.model_view(events)
+        else:
+            found = (await self._models.load(name)).state.model
         if found is None:
-            raise ModelUnknown(f"model {name!r} was never declared; `lineal apply` declares it")
+            then = "was not declared then" if as_of_position or as_of_time is not None else "was never declared"
+            raise ModelUnknown(f"model {name!r} {then}; `lineal apply` declares it")
         return found
 
     async def models_page(self, size: int, token: str) -> tuple[list[Model], str]:
@@ -321,11 +326,16 @@ class Registry:
         )
         return digest, outcome.position
 
-    async def saga(self, saga_id: str, min_position: int) -> Saga:
-        """Return a saga with its steps, as the log has it now. Raises SagaUnknown."""
+    async def saga(
+        self, saga_id: str, min_position: int, as_of_position: int = 0, as_of_time: Timestamp | None = None
+    ) -> Saga:
+        """Return a saga with its steps, as the log has it now or had it then. Raises SagaUnknown."""
         # Whoever has just asked for a saga wants to see it.
         known = max(min_position, await self._log.head())
         found = await self._tables.query(lambda connection: projections.saga(connection, saga_id), known)
+        if found is not None and (as_of_position or as_of_time is not None):
+            events = await self._log.read_stream(f"endpoint/{found.endpoint}")
+            found = views.saga_view(past.until(events, as_of_position, as_of_time), saga_id)
         if found is None:
             raise SagaUnknown(f"there is no saga {saga_id!r}; `lineal sagas` lists them")
         return found

@@ -23,7 +23,8 @@ class RegistryServicer(RegistryServiceServicer):
         return api.RegisterModelResponse(position=position)
 
     async def GetModel(self, request: api.GetModelRequest, context: Context) -> api.GetModelResponse:
-        return api.GetModelResponse(model=await self._registry.model(request.name))
+        moment = request.as_of_time if request.HasField("as_of_time") else None
+        return api.GetModelResponse(model=await self._registry.model(request.name, request.as_of_position, moment))
 
     async def ListModels(self, request: api.ListModelsRequest, context: Context) -> api.ListModelsResponse:
         models, token = await self._registry.models_page(request.page_size, request.page_token)
@@ -157,7 +158,9 @@ class RegistryServicer(RegistryServiceServicer):
         return api.ArchiveSagaResponse(history_digest=digest, position=position)
 
     async def GetSaga(self, request: api.GetSagaRequest, context: Context) -> api.GetSagaResponse:
-        return api.GetSagaResponse(saga=await self._registry.saga(request.saga_id, request.min_position))
+        moment = request.as_of_time if request.HasField("as_of_time") else None
+        found = await self._registry.saga(request.saga_id, request.min_position, request.as_of_position, moment)
+        return api.GetSagaResponse(saga=found)
 
     async def ListSagas(self, request: api.ListSagasRequest, context: Context) -> api.ListSagasResponse:
         sagas, token = await self._registry.sagas_page(request.endpoint, request.page_size, request.page_token)

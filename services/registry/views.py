@@ -15,10 +15,11 @@ from lineal.api.registry.v1.events_pb2 import (
     SagaFinished,
     SagaRequested,
 )
-from lineal.api.registry.v1.model_pb2 import Bundle
+from lineal.api.registry.v1.model_pb2 import Bundle, Model
 from lineal.api.registry.v1.registry_service_pb2 import GetEndpointResponse
 from services.registry import bundle as bundles
 from services.registry import endpoint as endpoints
+from services.registry import model as models
 from services.registry.past import Champions
 
 
@@ -78,6 +79,27 @@ def endpoint_view(events: Iterable[Event]) -> GetEndpointResponse:
     view.active_saga_id = state.active.saga_id if state.active else ""
     view.previous_champion_digest = state.former_champions[-1] if state.former_champions else ""
     return view
+
+
+def model_view(events: Iterable[Event]) -> Model | None:
+    """Fold a model's stream; None before it was declared."""
+    state = models.decider.initial
+    for event in events:
+        if event.message is not None:
+            state = models.evolve(state, event.message)
+    return state.model
+
+
+def saga_view(events: Iterable[Event], saga_id: str) -> Saga | None:
+    """Fold what the stream of an endpoint says of one saga; None before it was asked for."""
+    saga: Saga | None = None
+    for event in events:
+        match event.message:
+            case SagaRequested() as requested if requested.saga.saga_id == saga_id:
+                saga = requested_saga(event, requested)
+            case SagaAdvanced() | SagaFinished() | SagaArchived() as later if saga and later.saga_id == saga_id:
+                evolve_saga(saga, event)
+    return saga
 
 
 def requested_saga(event: Event, requested: SagaRequested) -> Saga:

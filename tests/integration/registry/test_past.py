@@ -11,7 +11,7 @@ from chassis.clock import SystemClock
 from chassis.ids import new_request_id
 from chassis.records import to_datetime, to_timestamp
 from lineal.api.registry.v1 import registry_service_pb2 as api
-from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint, SagaState
 from lineal.api.registry.v1.model_pb2 import BundleState, Model
 from tests.integration.running import Suite
 
@@ -129,3 +129,36 @@ async def test_a_saga_that_crowned_names_who_asked_and_who_approved(suite: Suite
     assert (found.actor, found.saga_id, found.reason) == (f"saga:{saga}", saga, "promoted")
     assert (found.requested_by, found.request_reason) == ("person:linus", "a better one")
     assert (found.approved_by, found.approval_reason) == ("person:grace", "canary was clean")
+
+
+async def test_a_saga_and_a_model_are_as_they_were(suite: Suite) -> None:
+    stub = await prepared(suite)
+    digest = await registered(suite, stub, 1)
+    await approve(stub, digest, "ada", "good")
+    release = api.RequestReleaseRequest(
+        request_id=new_request_id(), endpoint="delays", bundle_digest=digest, reason="a better one"
+    )
+    asked = await stub.RequestRelease(release, metadata=by("linus"))
+    advance = api.AdvanceSagaRequest(
+        request_id=new_request_id(), endpoint="delays", saga_id=asked.saga_id, step="shadow", finding="agrees"
+    )
+    await stub.AdvanceSaga(advance)
+    finish = api.FinishSagaRequest(
+        request_id=new_request_id(), endpoint="delays", saga_id=asked.saga_id, state=SagaState.SAGA_STATE_COMPLETED
+    )
+    end = (await stub.FinishSaga(finish)).position
+    now = (await stub.GetSaga(api.GetSagaRequest(saga_id=asked.saga_id))).saga
+    last = (await stub.GetSaga(api.GetSagaRequest(saga_id=asked.saga_id, as_of_position=end))).saga
+    assert (last, now.state) == (now, SagaState.SAGA_STATE_COMPLETED)
+    before = (await stub.GetSaga(api.GetSagaRequest(saga_id=asked.saga_id, as_of_position=end - 1))).saga
+    assert (before.state, len(before.steps)) == (SagaState.SAGA_STATE_ACTIVE, 1)
+    first = (await stub.GetSaga(api.GetSagaRequest(saga_id=asked.saga_id, as_of_time=before.request_time))).saga
+    assert (first.requested_by, len(first.steps)) == ("person:linus", 0)
+    with pytest.raises(grpc.aio.AioRpcError, match="there is no saga"):
+        await stub.GetSaga(api.GetSagaRequest(saga_id=asked.saga_id, as_of_position=asked.position - 1))
+
+    changed = api.RegisterModelRequest(request_id=new_request_id(), model=Model(name="delay", description="other"))
+    position = (await stub.RegisterModel(changed)).position
+    for asked_for, description in ((position, "other"), (position - 1, ""), (0, "other")):
+        found = await stub.GetModel(api.GetModelRequest(name="delay", as_of_position=asked_for))
+        assert found.model.description == description
