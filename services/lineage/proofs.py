@@ -40,18 +40,14 @@ class Proofs:
     async def checkpoint(self, size: int) -> tuple[str, int]:
         """Return the signed checkpoint of a size and the size; 0 is all of the log. Raises SizeAhead."""
         size = self._size(size)
-        root = await asyncio.to_thread(self._tree.root, size)
-        return self.keys.current.sign(Checkpoint(self.keys.origin, size, root).text()), size
+        return await asyncio.to_thread(self._signed, size), size
 
     async def inclusion(self, position: int, size: int) -> tuple[Stored, Sequence[bytes], str]:
         """Return an event's record, its path and the checkpoint it leads to. Raises EventMissing, SizeAhead."""
         size = self._size(size)
         if not 0 < position <= size:
             raise EventMissing(f"there is no event at position {position} among the first {size}")
-        found = await asyncio.to_thread(self._store.at, position)
-        assert found is not None
-        path = await asyncio.to_thread(self._tree.inclusion, position - 1, size)
-        return found, path, (await self.checkpoint(size))[0]
+        return await asyncio.to_thread(self._inclusion, position, size)
 
     async def consistency(self, old: int, size: int) -> tuple[Sequence[bytes], str]:
         """Return the proof that the log was only added to since `old`, and the later checkpoint. Raises SizeAhead."""
@@ -59,6 +55,14 @@ class Proofs:
         if old > size:
             raise SizeAhead(f"size {old} lies beyond {size}; give the earlier one as old_size")
         return await asyncio.to_thread(self._tree.consistency, old, size), (await self.checkpoint(size))[0]
+
+    def _inclusion(self, position: int, size: int) -> tuple[Stored, Sequence[bytes], str]:
+        found = self._store.at(position)
+        assert found is not None
+        return found, self._tree.inclusion(position - 1, size), self._signed(size)
+
+    def _signed(self, size: int) -> str:
+        return self.keys.current.sign(Checkpoint(self.keys.origin, size, self._tree.root(size)).text())
 
     def _size(self, asked: int) -> int:
         head = self._writer.head

@@ -16,6 +16,8 @@ TILE_LEVELS = 8
 TILE = 1 << TILE_LEVELS
 # Full tiles never change. 256 of them hold 2 MiB and lead to 65,536 leaves.
 _CACHED_TILES = 256
+# Nor do full subtrees in a tile that still grows, which are in nearly every proof.
+_CACHED_NODES = 1024
 
 
 class TreeIncomplete(RuntimeError):
@@ -40,6 +42,7 @@ class Tree:
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
         self._full_tile = lru_cache(_CACHED_TILES)(self._read_tile)
+        self._growing_node = lru_cache(_CACHED_NODES)(self._read_node)
 
     def root(self, size: int) -> bytes:
         """Return the root over the first `size` leaves."""
@@ -67,11 +70,13 @@ class Tree:
         tile = start // TILE
         if (tile + 1) * TILE << base <= size:
             return merkle.root(self._full_tile(base, tile)[start - tile * TILE : end - tile * TILE])
-        # The last tile still grows, so it is read as far as it is needed.
-        return merkle.root(self._read(base, start, end))
+        return self._growing_node(base, start, end)
 
     def _read_tile(self, base: int, tile: int) -> list[bytes]:
         return self._read(base, tile * TILE, (tile + 1) * TILE)
+
+    def _read_node(self, base: int, start: int, end: int) -> bytes:
+        return merkle.root(self._read(base, start, end))
 
     def _read(self, base: int, start: int, end: int) -> list[bytes]:
         found = self._hashes.node_hashes(base, start, end) if base else self._hashes.leaf_hashes(start, end)
