@@ -213,7 +213,8 @@ def _added(group: _Group, append: Append, revision: int) -> AppendEventsResponse
         stored = record.SerializeToString(deterministic=True)
         leaf = leaf_hash(stored)
         group.existing[key] = stored
-        group.nodes += kept(group.growing.add(leaf))
+        if completed := group.growing.add(leaf):
+            group.nodes += kept(completed)
         group.records.append(NewRecord(Stored(position, stream, revision, kind, stored, leaf), key, group.recorded))
         response.events.add(event_id=event_id, position=position, revision=revision)
     group.head = position

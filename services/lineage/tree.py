@@ -88,6 +88,6 @@ class Tree:
         return found
 
 
-def kept(completed: Sequence[tuple[Node, bytes]]) -> list[tuple[Node, bytes]]:
-    """Return those of completed nodes that are stored."""
-    return [(node, value) for node, value in completed if node.level % TILE_LEVELS == 0]
+def kept(completed: Sequence[tuple[Node, bytes]]) -> Sequence[tuple[Node, bytes]]:
+    """Return those of the nodes above a leaf, which come level by level from the first, that are stored."""
+    return completed[TILE_LEVELS - 1 :: TILE_LEVELS]
