@@ -7,6 +7,7 @@ from typing import Protocol
 from sqlalchemy import create_engine, make_url, text
 
 from chassis.databases import Database, open_database
+from chassis.projection_state import lock_places
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
@@ -105,6 +106,7 @@ class PostgresPlaces:
         engine = create_engine(self._url)
         try:
             with engine.begin() as connection:
+                lock_places(connection)
                 connection.execute(text(statement))
         finally:
             engine.dispose()

@@ -24,6 +24,8 @@ from sqlalchemy import (
 from chassis.events import Event
 
 _ERROR_CHARACTERS = 2000
+# "IF NOT EXISTS" alone fails when two sessions find that it does not.
+_LOCK = 0x4C494E4550524F4A
 
 metadata = MetaData()
 _cursor = Table(
@@ -55,10 +57,17 @@ class Parked:
 
 
 def create(connection: Connection) -> None:
-    """Make the tables, with a cursor at 0, where they are not there."""
+    """Make the tables, with a cursor at 0, where they are not there; others wait until the transaction ends."""
+    lock_places(connection)
     metadata.create_all(connection)
     if connection.execute(select(_cursor.c.id)).first() is None:
         connection.execute(insert(_cursor).values(id=1, position=0))
+
+
+def lock_places(connection: Connection) -> None:
+    """Let replicas that start at once make schemas and tables one after the other; SQLite does so by itself."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
 def position(connection: Connection, *, lock: bool = False) -> int:
