@@ -19,9 +19,10 @@ from chassis.settings import ServiceSettings
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
 from lineal.api.lineage.v1 import projection_service_pb2 as api
 from lineal.api.lineage.v1.projection_service_pb2_grpc import ProjectionServiceStub
-from lineal.cli.tables import SERVICES
+from lineal.cli.tables import SERVICES, rebuilt, standing
 from lineal.profile import Profile
 from tests.integration.chassis.test_projection import Counts
+from tests.integration.running import Suite
 
 
 @asynccontextmanager
@@ -83,3 +84,21 @@ async def test_the_command_line_lists_and_replays(tmp_path: Path) -> None:
         (found,) = await lineal(profile, "parked", "--service", "ingest")
         assert (found["projection"], found["position"], found["tries"]) == ("ingest/counts", 1, 5)
         assert await lineal(profile, "parked", "--service", "ingest", "--replay") == []
+
+
+async def test_the_doctor_tells_of_parked_events_and_of_a_rebuild(tmp_path: Path, suite: Suite) -> None:
+    await suite.start("lineage")
+    async with serving(tmp_path / "sample", "1", "bad", heals_after=5) as (server, _):
+        profile = Profile(dict.fromkeys(SERVICES, server.address) | {"lineage": suite.address("lineage")})
+        found = {name: (good, finding) for name, good, finding in await asyncio.to_thread(standing, profile)}
+        assert found["lineage/graph keeps up"] == (True, "0 events behind")
+        assert "lineage/graph has applied every event" not in found
+        assert found["ingest/counts has applied every event"] == (
+            False,
+            "1 could not be applied; `lineal parked` tells why",
+        )
+        # The cause has gone, so a rebuild has what the live tables lack.
+        found = {name: (good, finding) for name, good, finding in await asyncio.to_thread(rebuilt, profile)}
+        good, finding = found["ingest/counts rebuilds alike"]
+        assert not good
+        assert finding.endswith("the rebuilt tables differ from the live ones; 1 parked, 0 in the rebuild")
