@@ -1,7 +1,7 @@
 # One word for each thing a developer does. Set-up runs by itself and again only when the pinned requirements change.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
-CODE := lineal chassis tabular services workflows examples tools tests
+CODE := lineal chassis tabular services workflows examples tools benchmarks tests
 IMAGES := lineage ingest features trainer registry serving monitor workflows
 
 .PHONY: demo test check compose-test proto up down bench setup format baseline requirements

@@ -63,7 +63,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             limit = deadline if seconds is None else None
             with server_call(self._telemetry, method, _metadata(context), seconds if limit is None else limit) as call:
                 try:
-                    return await _within(behavior(request, context), limit)
+                    answering = behavior(request, context)
+                    return await (answering if limit is None else _within(answering, limit))
                 except BaseException as error:
                     await _answer_error(call, error, context)
             raise AssertionError("an error is always answered")
@@ -93,9 +94,7 @@ def _metadata(context: Context) -> Metadata:
     return tuple(context.invocation_metadata() or ())
 
 
-async def _within(answer: Awaitable[Any], seconds: float | None) -> Any:
-    if seconds is None:
-        return await answer
+async def _within(answer: Awaitable[Any], seconds: float) -> Any:
     try:
         async with asyncio.timeout(seconds) as limit:
             return await answer
