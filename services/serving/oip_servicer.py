@@ -40,7 +40,13 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         return oip.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
-        return oip.ServerReadyResponse(ready=all(self._ready(name, "") for name in self._arms.names()))
+        # As the health RPC has it: one endpoint whose model cannot be loaded does not take the others away.
+        try:
+            await self._arms.check()
+            await self._lease.check()
+        except LinealError:
+            return oip.ServerReadyResponse(ready=False)
+        return oip.ServerReadyResponse(ready=True)
 
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
         return oip.ModelReadyResponse(ready=self._ready(request.name, request.version))
