@@ -116,6 +116,10 @@ class Writer:
             try:
                 await self._commit(group)
             except BaseException:
+                # Those that wait are told now; otherwise the end of the process would cancel them, which says less.
+                self._stopping = True
+                while not self._queue.empty():
+                    group.append(self._queue.get_nowait())
                 lost = WriterStopped("the log could not be written to; send the same request again")
                 for pending in group:
                     if not pending.answer.done():

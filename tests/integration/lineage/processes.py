@@ -24,6 +24,8 @@ from lineal.api.lineage.v1.record_pb2 import EventRecord, StoredRecord
 from lineal.notes import Checkpoint
 
 ATTEMPT_SECONDS = 2.0
+# What says nothing about whether the events are there. CANCELLED: the process ended before it could answer.
+_UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 
 def free_port() -> int:
@@ -69,7 +71,7 @@ class History:
         try:
             response = await stub.AppendEvents(request, timeout=ATTEMPT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code() not in _UNKNOWN:
                 raise
             return False
         self.acknowledged.update((event.event_id, event.position) for event in response.events)

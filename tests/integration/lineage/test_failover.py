@@ -38,15 +38,12 @@ def url(request: pytest.FixtureRequest) -> str | None:
 @asynccontextmanager
 async def writing(history: History, address: str) -> AsyncIterator[grpc.aio.Channel]:
     """Let clients write within the block, and the channel be used a little longer."""
-    async with open_aio_channel(address) as channel:
+    async with open_aio_channel(address) as channel, asyncio.TaskGroup() as group:
         stub = LineageServiceStub(channel)
-        writers = [asyncio.create_task(history.write(stub, n)) for n in range(WRITERS)]
-        try:
-            yield channel
-        finally:
-            for writer in writers:
-                writer.cancel()
-            await asyncio.gather(*writers, return_exceptions=True)
+        writers = [group.create_task(history.write(stub, n)) for n in range(WRITERS)]
+        yield channel
+        for writer in writers:
+            writer.cancel()
 
 
 async def health(port: int) -> str:
