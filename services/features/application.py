@@ -169,9 +169,13 @@ class Features:
             raise TrainingSetUnknown(f"there is no training set {digest[:80]!r}; ListTrainingSets names them")
         return projections.resource(state.state.built, state.position)
 
-    async def training_sets_page(self, name: str, size: int, token: str) -> tuple[list[api.TrainingSet], str]:
+    async def training_sets_page(
+        self, name: str, size: int, token: str, min_position: int
+    ) -> tuple[list[api.TrainingSet], str]:
         """Return a page of training sets, newest first, and the token of the next."""
-        return await self._tables.query(lambda connection: projections.training_sets(connection, name, size, token))
+        return await self._tables.query(
+            lambda connection: projections.training_sets(connection, name, size, token), min_position
+        )
 
     async def training_set_pieces(self, digest: str) -> AsyncIterator[bytes]:
         """Yield the rows of a training set as pieces of an Arrow IPC stream."""

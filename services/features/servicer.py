@@ -73,7 +73,7 @@ class FeaturesServicer(FeaturesServiceServicer):
         self, request: api.ListTrainingSetsRequest, context: Context
     ) -> api.ListTrainingSetsResponse:
         found, token = await self._features.training_sets_page(
-            request.feature_set, request.page_size, request.page_token
+            request.feature_set, request.page_size, request.page_token, request.min_position
         )
         return api.ListTrainingSetsResponse(training_sets=found, next_page_token=token)
 

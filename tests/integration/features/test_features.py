@@ -112,7 +112,8 @@ async def test_a_training_set_holds_only_what_was_known(world: World) -> None:
     ]
     later = await world.build("late", snapshots, start_time=at(0), end_time=at(400), label_known_time=at(301))
     assert later[-1].training_set.rows == 2
-    listed = await world.features.ListTrainingSets(api.ListTrainingSetsRequest(feature_set="late"))
+    known = later[-1].training_set.position
+    listed = await world.features.ListTrainingSets(api.ListTrainingSetsRequest(feature_set="late", min_position=known))
     assert [t.rows for t in listed.training_sets] == [2, 1]
     found = await world.features.GetTrainingSet(api.GetTrainingSetRequest(digest=later[-1].training_set.digest))
     assert found.training_set == later[-1].training_set

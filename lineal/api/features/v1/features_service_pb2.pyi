@@ -600,22 +600,26 @@ class ListTrainingSetsRequest(_message.Message):
     FEATURE_SET_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
     feature_set: _builtins.str
     """Only of this feature set; empty is all."""
     page_size: _builtins.int
     """At most so many; 0 means 100, the most is 1,000."""
     page_token: _builtins.str
     """Token of the page to return; empty for the first."""
+    min_position: _builtins.int
+    """The answer must know the log up to here."""
     def __init__(
         self,
         *,
         feature_set: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        min_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_set", b"feature_set", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_set", b"feature_set", "min_position", b"min_position", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
