@@ -48,7 +48,7 @@ def serving(module: str, folder: Path, **environment: str) -> Iterator[Server]:
             while probe(f"127.0.0.1:{port}") is not None:
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"{module} does not serve: {(folder / 'server.log').read_text()[-2000:]}")
-                time.sleep(0.1)
+                time.sleep(0.1)  # between two probes of a process that starts
             yield Server(f"127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()

@@ -33,6 +33,7 @@ from lineal.project import Definition, read_project
 
 _IN_FLIGHT = 16
 _PIECE_BYTES = 1 << 20
+# Between two looks at a saga: the contract has no stream of its steps.
 _WATCH_SECONDS = 0.3
 
 

@@ -28,6 +28,7 @@ _SAGA_SECONDS = 300.0
 # As the endpoint's policy has it.
 PERIOD = pd.Timedelta(days=30)
 _SLICE = pd.Timedelta(hours=24)
+# Between two questions to a service: what is waited for happens in another process, which tells nobody.
 _PAUSE_SECONDS = 0.2
 
 

@@ -30,6 +30,7 @@ DataFolder = Annotated[
 _DATA = Path("data")
 _READY_SECONDS = 120.0
 _DOWN_SECONDS = 60.0
+# Between two looks at other processes, whose health and end nobody announces; each wait has a limit.
 _POLL_SECONDS = 0.2
 # SQLite before this can corrupt a WAL database that two connections checkpoint.
 _SOUND_SQLITE = (3, 51, 3)

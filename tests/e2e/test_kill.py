@@ -50,7 +50,7 @@ def until(reached: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + _SECONDS
     while not reached():
         assert time.monotonic() < end, f"{what} has not come within {_SECONDS} s"
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at a condition in other processes
 
 
 def strike(suite: Running, victim: str, clients: list[Traffic]) -> None:
