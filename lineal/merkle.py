@@ -32,13 +32,27 @@ def root(leaves: Sequence[bytes]) -> bytes:
     The largest power of two below the count goes left, so the tree is built level by level: pairs are joined, and an
     odd last one moves up as it is.
     """
-    if not leaves:
-        return EMPTY_ROOT
-    level = list(leaves)
-    while len(level) > 1:
-        paired = [node_hash(level[n], level[n + 1]) for n in range(0, len(level) - 1, 2)]
-        level = paired + level[len(level) - len(level) % 2 :]
-    return level[0]
+    return levels(leaves)[-1][0] if leaves else EMPTY_ROOT
+
+
+def levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """Return the hashes of a tree level by level, the leaves first and the root last; at least one leaf."""
+    found = [list(leaves)]
+    while len(found[-1]) > 1:
+        level = found[-1]
+        pairs = [hashlib.sha256(b"\x01" + level[n] + level[n + 1]).digest() for n in range(0, len(level) - 1, 2)]
+        found.append(pairs + level[len(level) - len(level) % 2 :])
+    return found
+
+
+def path(tree: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """Return the hashes that prove a leaf to be in a tree given by its levels, the lowest first."""
+    found = []
+    for level in tree[:-1]:
+        if index ^ 1 < len(level):
+            found.append(level[index ^ 1])
+        index >>= 1
+    return found
 
 
 @dataclass(frozen=True, order=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
 from services.ingest import dataset as datasets
-from services.ingest import projections, search, snapshots
+from services.ingest import projections, proofs, search, snapshots
 from services.ingest.acceptance import Acceptance
 from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
 
@@ -110,6 +110,20 @@ class Ingest:
         rows = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, until), until)
         newest_first = list(reversed(rows))
         return await asyncio.to_thread(search.find, self._artifacts, newest_first, key, page_size(size))
+
+    async def prove_rows(self, dataset: str, batch_id: str, numbers: Sequence[int]) -> api.ProveRowsResponse:
+        """Return accepted rows with their paths. Raises BatchUnknown, RowUnknown, RowsNotHashed, TooManyRows."""
+        proofs.check_count(numbers)
+        await self._state(dataset)
+        # Whoever asks may have learnt of the batch from a service that reads the log faster.
+        head = await self._log.head()
+        found = await self._tables.query(lambda connection: projections.batch(connection, dataset, batch_id), head)
+        if found is None:
+            raise proofs.BatchUnknown(f"dataset {dataset!r} has no batch {batch_id[:80]!r}; ListBatches names them")
+        version = found.schema_version
+        declared = await self._tables.query(lambda c: projections.declaration_position(c, dataset, version))
+        rows = await asyncio.to_thread(proofs.prove, self._artifacts, dataset, found, numbers)
+        return api.ProveRowsResponse(rows=rows, position=found.position, declaration_position=declared)
 
     async def create_snapshot(self, *, request_id: str, dataset: str, as_of_position: int) -> tuple[api.Snapshot, int]:
         """Fix what is known of a dataset at a position; return the snapshot and the log position of its event."""

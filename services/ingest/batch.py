@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chassis.errors import AlreadyExists, FieldViolation, InvalidArgument
+from lineal import merkle
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
+from lineal.rows import leaf_hashes
 from services.ingest.validation import REASONS, Validator
 from tabular.parquet import to_parquet
 from tabular.schema import SchemaMismatch, normalise
@@ -87,6 +89,7 @@ def examine(dataset: Dataset, schema_version: int, validator: Validator, batch_i
         accepted_digest=hashlib.sha256(accepted).hexdigest() if accepted else "",
         quarantined_rows=parted.quarantined.num_rows,
         quarantine_digest=hashlib.sha256(quarantined).hexdigest() if quarantined else "",
+        rows_root=merkle.root(leaf_hashes(parted.accepted)).hex() if accepted else "",
     )
     _set_times(event, dataset, parted.accepted)
     return Examined(event, accepted, quarantined, parted.quarantined[REASONS].to_pylist())

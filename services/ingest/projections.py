@@ -50,7 +50,16 @@ _batches = Table(
     Column("quarantined_rows", BigInteger, nullable=False),
     Column("quarantine_digest", String, nullable=False),
     Column("accept_time", UtcDateTime, nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("rows_root", String, nullable=False),
     Index("batches_in_order", "dataset", "position"),
+)
+_declarations = Table(
+    "declarations",
+    _metadata,
+    Column("dataset", String, primary_key=True),
+    Column("schema_version", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
 )
 _snapshots = Table(
     "snapshots",
@@ -70,7 +79,7 @@ class IngestTables:
     """The projection behind ingest's reads."""
 
     name = "ingest"
-    version = 1
+    version = 2
     metadata = _metadata
     types: Sequence[type[Message]] = (DatasetRegistered, BatchAccepted, SnapshotCreated)
 
@@ -78,7 +87,7 @@ class IngestTables:
         """Change the tables by one event."""
         match event.message:
             case DatasetRegistered() as registered:
-                _declare(connection, registered)
+                _declare(connection, registered, event.position)
             case BatchAccepted() as batch:
                 connection.execute(
                     insert(_batches).values(
@@ -91,6 +100,8 @@ class IngestTables:
                         quarantined_rows=batch.quarantined_rows,
                         quarantine_digest=batch.quarantine_digest,
                         accept_time=event.recorded_time,
+                        schema_version=batch.schema_version,
+                        rows_root=batch.rows_root,
                     )
                 )
                 connection.execute(
@@ -118,8 +129,10 @@ class IngestTables:
                 pass
 
 
-def _declare(connection: Connection, registered: DatasetRegistered) -> None:
+def _declare(connection: Connection, registered: DatasetRegistered, position: int) -> None:
     name = registered.dataset.name
+    version = {"dataset": name, "schema_version": registered.schema_version}
+    connection.execute(insert(_declarations).values(**version, position=position))
     values = {
         "body": registered.dataset.SerializeToString(deterministic=True),
         "schema_version": registered.schema_version,
@@ -140,6 +153,8 @@ class StoredBatch:
     accepted_digest: str
     quarantined_rows: int
     quarantine_digest: str
+    schema_version: int
+    rows_root: str
 
 
 _STORED = (
@@ -150,6 +165,8 @@ _STORED = (
     _batches.c.accepted_digest,
     _batches.c.quarantined_rows,
     _batches.c.quarantine_digest,
+    _batches.c.schema_version,
+    _batches.c.rows_root,
 )
 
 
@@ -163,6 +180,14 @@ def schema_version(connection: Connection, name: str) -> int:
     """Return the newest schema version that the tables know of a dataset, 0 for none."""
     found = connection.execute(select(_datasets.c.schema_version).where(_datasets.c.name == name)).scalar()
     return int(found or 0)
+
+
+def declaration_position(connection: Connection, name: str, version: int) -> int:
+    """Return the log position at which a schema version of a dataset was declared."""
+    query = select(_declarations.c.position).where(
+        _declarations.c.dataset == name, _declarations.c.schema_version == version
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 def datasets(connection: Connection, size: int, token: str) -> tuple[list[GetDatasetResponse], str]:

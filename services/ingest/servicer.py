@@ -51,6 +51,9 @@ class IngestServicer(IngestServiceServicer):
         )
         return api.FindRowsResponse(rows=rows)
 
+    async def ProveRows(self, request: api.ProveRowsRequest, context: Context) -> api.ProveRowsResponse:
+        return await self._ingest.prove_rows(request.dataset, request.batch_id, list(request.rows))
+
     async def CreateSnapshot(self, request: api.CreateSnapshotRequest, context: Context) -> api.CreateSnapshotResponse:
         snapshot, position = await self._ingest.create_snapshot(
             request_id=request.request_id, dataset=request.dataset, as_of_position=request.as_of_position

@@ -32,11 +32,7 @@ def store(artifacts: ArtifactStore, dataset: Dataset, schema_version: int, batch
     """Write the manifest and the profile of all rows of these batches."""
     # Up to the newest batch rather than the position asked for: the same rows are the same snapshot.
     as_of = batches[-1].position if batches else 0
-    files = [
-        {"batch_id": b.batch_id, "digest": b.accepted_digest, "position": b.position, "rows": b.accepted_rows}
-        for b in batches
-        if b.accepted_rows
-    ]
+    files = [_file(batch) for batch in batches if batch.accepted_rows]
     rows = sum(batch.accepted_rows for batch in batches)
     manifest = {
         "kind": "lineal.snapshot",
@@ -54,6 +50,17 @@ def store(artifacts: ArtifactStore, dataset: Dataset, schema_version: int, batch
         profile(rows, schema, lambda names: read_all(paths, pa.schema([schema.field(name) for name in names])))
     )
     return Stored(digest, artifacts.put(document), document.decode(), rows, as_of, len(batches))
+
+
+def _file(batch: StoredBatch) -> dict[str, Any]:
+    file = {
+        "batch_id": batch.batch_id,
+        "digest": batch.accepted_digest,
+        "position": batch.position,
+        "rows": batch.accepted_rows,
+    }
+    # Without the root where a batch has none: snapshots from before rows were hashed keep their digests.
+    return file | {"rows_root": batch.rows_root} if batch.rows_root else file
 
 
 def pieces(artifacts: ArtifactStore, digest: str) -> Iterator[bytes]:

@@ -10,8 +10,11 @@ from google.rpc.error_details_pb2 import BadRequest  # type: ignore[import-untyp
 from grpc_status.rpc_status import from_call  # type: ignore[import-untyped]
 
 from chassis.ids import new_request_id
+from lineal import merkle
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered
+from lineal.rows import decode
 from tests.integration.running import Suite
 from tests.unit.tabular.declarations import trips
 
@@ -196,6 +199,55 @@ async def test_rows_are_found_by_key_in_the_newest_batches_first(ingest: "Ingest
     # In an old batch only: the others have none.
     assert await find(trip="t1") == [("b1", 1, "t1")]
     assert await find(trip="t99") == []
+
+
+async def test_rows_are_proven_to_the_root_in_the_event_and_in_the_manifest(
+    ingest: "IngestServiceAsyncStub", suite: Suite
+) -> None:
+    await register(ingest)
+    position = (await send(ingest, ("b1", rows(0, 13)), ("b2", rows(20))))[0].position
+    request = api.ProveRowsRequest(dataset="trips", batch_id="b1", rows=[12, 0, 5])
+    found = await ingest.ProveRows(request)
+    assert (found.position, [row.row for row in found.rows]) == (position, [12, 0, 5])
+    log = suite.servers["ingest"].harness.log
+    events = {
+        event.position: event.message
+        for name in ("dataset", "batches")
+        for event in await log.read_stream(f"{name}/trips")
+    }
+    batch, declared = events[position], events[found.declaration_position]
+    assert isinstance(batch, BatchAccepted)
+    assert isinstance(declared, DatasetRegistered)
+    root = bytes.fromhex(batch.rows_root)
+    for row in found.rows:
+        merkle.check_inclusion(merkle.leaf_hash(row.data), row.row, batch.accepted_rows, list(row.path), root)
+        assert decode(declared.dataset, row.data)["trip"] == f"t{row.row}"
+    manifest = json.loads(suite.artifacts.read((await snapshot(ingest)).snapshot.digest))
+    assert manifest["files"][0]["rows_root"] == batch.rows_root
+
+
+@pytest.mark.parametrize(
+    ("batch", "asked", "code"),
+    [
+        ("b1", [3], grpc.StatusCode.NOT_FOUND),
+        ("b2", [0], grpc.StatusCode.NOT_FOUND),
+        ("b1", [], grpc.StatusCode.INVALID_ARGUMENT),
+        ("b1", [0] * 1001, grpc.StatusCode.INVALID_ARGUMENT),
+        ("old", [0], grpc.StatusCode.FAILED_PRECONDITION),
+    ],
+)
+async def test_rows_that_cannot_be_proven_are_refused(
+    ingest: "IngestServiceAsyncStub", suite: Suite, batch: str, asked: list[int], code: grpc.StatusCode
+) -> None:
+    await register(ingest)
+    await send(ingest, ("b1", rows()))
+    # As a version wrote it that did not hash rows.
+    old = BatchAccepted(dataset="trips", batch_id="old", schema_version=1, accepted_rows=1, accepted_digest="0" * 64)
+    log = suite.servers["ingest"].harness.log
+    await log.append("batches/trips", [old], request_id=new_request_id(), expected_revision=None)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ingest.ProveRows(api.ProveRowsRequest(dataset="trips", batch_id=batch, rows=asked))
+    assert caught.value.code() == code
 
 
 async def test_lists_come_in_pages(ingest: "IngestServiceAsyncStub") -> None:

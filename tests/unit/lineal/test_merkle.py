@@ -104,3 +104,12 @@ def test_ranges_are_made_of_full_subtrees(size: int, data: st.DataObject) -> Non
         assert covered[0][0] == start
         assert covered[-1][1] == end
         assert all(left[1] == right[0] for left, right in itertools.pairwise(covered))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 13, 100])
+def test_levels_give_every_path(size: int) -> None:
+    leaves = _leaves(size)
+    tree = merkle.levels(leaves)
+    assert tree[-1] == [_mth(leaves)]
+    for index, leaf in enumerate(leaves):
+        check_inclusion(leaf, index, size, merkle.path(tree, index), tree[-1][0])

@@ -776,3 +776,183 @@ class GetOnlineFeaturesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOnlineFeaturesResponse: _TypeAlias = GetOnlineFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class ExplainFeaturesRequest(_message.Message):
+    """Request of ExplainFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EntitiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FEATURE_SET_FIELD_NUMBER: _builtins.int
+    FEATURE_SET_VERSION_FIELD_NUMBER: _builtins.int
+    ENTITIES_FIELD_NUMBER: _builtins.int
+    CUTOFF_MICROS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    feature_set: _builtins.str
+    """Name of the feature set."""
+    feature_set_version: _builtins.str
+    """Its version; empty for the newest."""
+    cutoff_micros: _builtins.int
+    """Cut-off in microseconds since 1970-01-01 UTC."""
+    position: _builtins.int
+    """Only batches accepted at or before this log position count; 0 is now."""
+    @_builtins.property
+    def entities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Entity keys by column of the spine, as texts; the empty text is null."""
+
+    def __init__(
+        self,
+        *,
+        feature_set: _builtins.str = ...,
+        feature_set_version: _builtins.str = ...,
+        entities: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        cutoff_micros: _builtins.int = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff_micros", b"cutoff_micros", "entities", b"entities", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainFeaturesRequest: _TypeAlias = ExplainFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class ContributingRow(_message.Message):
+    """An accepted row that counts in a feature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    BATCH_POSITION_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    ROW_JSON_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """Batch that brought it."""
+    batch_position: _builtins.int
+    """Log position of the batch."""
+    row: _builtins.int
+    """Number of the row among the accepted ones of the batch, from 0."""
+    row_json: _builtins.str
+    """The row as a JSON object."""
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        batch_position: _builtins.int = ...,
+        row: _builtins.int = ...,
+        row_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "batch_position", b"batch_position", "row", b"row", "row_json", b"row_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContributingRow: _TypeAlias = ContributingRow  # noqa: Y015
+
+@_typing.final
+class ExplainFeaturesResponse(_message.Message):
+    """Response of ExplainFeatures: one view, or more rows of the view before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class KeyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    VIEW_VERSION_FIELD_NUMBER: _builtins.int
+    VIEW_POSITION_FIELD_NUMBER: _builtins.int
+    FEATURE_SET_POSITION_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """Name of the view."""
+    view_version: _builtins.str
+    """Version of the view."""
+    view_position: _builtins.int
+    """Log position of the view's declaration."""
+    feature_set_position: _builtins.int
+    """Log position of the feature set's declaration."""
+    dataset: _builtins.str
+    """Dataset that the view reads."""
+    position: _builtins.int
+    """Log position as of which this is."""
+    @_builtins.property
+    def key(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Entity keys of the view, as texts."""
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[_column_pb2.Column]:
+        """Its features, one value each; only in the first message of a view."""
+
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___FieldStatus.ValueType]:
+        """One FieldStatus per feature; only in the first message of a view."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContributingRow]:
+        """The rows in log order, at most 500 in a message: those of the longest window, and the latest one."""
+
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        view_version: _builtins.str = ...,
+        view_position: _builtins.int = ...,
+        feature_set_position: _builtins.int = ...,
+        dataset: _builtins.str = ...,
+        key: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        columns: _abc.Iterable[_column_pb2.Column] | None = ...,
+        statuses: _abc.Iterable[Global___FieldStatus.ValueType] | None = ...,
+        rows: _abc.Iterable[Global___ContributingRow] | None = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "dataset", b"dataset", "feature_set_position", b"feature_set_position", "key", b"key", "position", b"position", "rows", b"rows", "statuses", b"statuses", "view", b"view", "view_position", b"view_position", "view_version", b"view_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainFeaturesResponse: _TypeAlias = ExplainFeaturesResponse  # noqa: Y015

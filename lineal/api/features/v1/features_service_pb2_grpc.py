@@ -85,6 +85,11 @@ class FeaturesServiceStub(object):
                 request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.GetOnlineFeaturesRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.GetOnlineFeaturesResponse.FromString,
                 _registered_method=True)
+        self.ExplainFeatures = channel.unary_stream(
+                '/lineal.api.features.v1.FeaturesService/ExplainFeatures',
+                request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesResponse.FromString,
+                _registered_method=True)
 
 
 class FeaturesServiceServicer(object):
@@ -164,6 +169,14 @@ class FeaturesServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainFeatures(self, request, context):
+        """Streams the accepted rows that make one entity's view features at a cut-off, as known at a log position, view by view in
+        the order of the feature set, with the values computed from them. FAILED_PRECONDITION above 10,000 rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeaturesServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -216,6 +229,11 @@ def add_FeaturesServiceServicer_to_server(servicer, server):
                     servicer.GetOnlineFeatures,
                     request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.GetOnlineFeaturesRequest.FromString,
                     response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.GetOnlineFeaturesResponse.SerializeToString,
+            ),
+            'ExplainFeatures': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExplainFeatures,
+                    request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -489,6 +507,33 @@ class FeaturesService(object):
             '/lineal.api.features.v1.FeaturesService/GetOnlineFeatures',
             lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.GetOnlineFeaturesRequest.SerializeToString,
             lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.GetOnlineFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lineal.api.features.v1.FeaturesService/ExplainFeatures',
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesRequest.SerializeToString,
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,10 @@ class FeaturesServiceStub:
     """Streams the rows of a training set as Arrow IPC stream bytes, in pieces."""
     GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.GetOnlineFeaturesRequest, _features_service_pb2.GetOnlineFeaturesResponse]
     """Returns the view features of a feature set for entities, as of each row's cut-off."""
+    ExplainFeatures: _grpc.UnaryStreamMultiCallable[_features_service_pb2.ExplainFeaturesRequest, _features_service_pb2.ExplainFeaturesResponse]
+    """Streams the accepted rows that make one entity's view features at a cut-off, as known at a log position, view by view in
+    the order of the feature set, with the values computed from them. FAILED_PRECONDITION above 10,000 rows.
+    """
 
 @_typing.type_check_only
 class FeaturesServiceAsyncStub(FeaturesServiceStub):
@@ -91,6 +95,10 @@ class FeaturesServiceAsyncStub(FeaturesServiceStub):
     """Streams the rows of a training set as Arrow IPC stream bytes, in pieces."""
     GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[_features_service_pb2.GetOnlineFeaturesRequest, _features_service_pb2.GetOnlineFeaturesResponse]  # type: ignore[assignment]
     """Returns the view features of a feature set for entities, as of each row's cut-off."""
+    ExplainFeatures: _aio.UnaryStreamMultiCallable[_features_service_pb2.ExplainFeaturesRequest, _features_service_pb2.ExplainFeaturesResponse]  # type: ignore[assignment]
+    """Streams the accepted rows that make one entity's view features at a cut-off, as known at a log position, view by view in
+    the order of the feature set, with the values computed from them. FAILED_PRECONDITION above 10,000 rows.
+    """
 
 class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
     """Feature views, training sets, online features."""
@@ -180,5 +188,15 @@ class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_service_pb2.GetOnlineFeaturesResponse, _abc.Awaitable[_features_service_pb2.GetOnlineFeaturesResponse]]:
         """Returns the view features of a feature set for entities, as of each row's cut-off."""
+
+    @_abc_1.abstractmethod
+    def ExplainFeatures(
+        self,
+        request: _features_service_pb2.ExplainFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_features_service_pb2.ExplainFeaturesResponse], _abc.AsyncIterator[_features_service_pb2.ExplainFeaturesResponse]]:
+        """Streams the accepted rows that make one entity's view features at a cut-off, as known at a log position, view by view in
+        the order of the feature set, with the values computed from them. FAILED_PRECONDITION above 10,000 rows.
+        """
 
 def add_FeaturesServiceServicer_to_server(servicer: FeaturesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

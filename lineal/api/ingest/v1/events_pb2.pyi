@@ -63,6 +63,7 @@ class BatchAccepted(_message.Message):
     MIN_EVENT_TIME_FIELD_NUMBER: _builtins.int
     MAX_EVENT_TIME_FIELD_NUMBER: _builtins.int
     MAX_AVAILABLE_TIME_FIELD_NUMBER: _builtins.int
+    ROWS_ROOT_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the dataset."""
     batch_id: _builtins.str
@@ -79,6 +80,10 @@ class BatchAccepted(_message.Message):
     """Refused rows."""
     quarantine_digest: _builtins.str
     """Digest of the Parquet file of refused rows with their reasons; empty when none was refused."""
+    rows_root: _builtins.str
+    """RFC 6962 Merkle root over the accepted rows in order, in hex; empty when none was accepted, and in batches of versions
+    that did not hash rows. docs/event-log.md says which bytes are a row's leaf.
+    """
     @_builtins.property
     def min_event_time(self) -> _timestamp_pb2.Timestamp:
         """Earliest event time of the accepted rows; unset without event times."""
@@ -105,10 +110,11 @@ class BatchAccepted(_message.Message):
         min_event_time: _timestamp_pb2.Timestamp | None = ...,
         max_event_time: _timestamp_pb2.Timestamp | None = ...,
         max_available_time: _timestamp_pb2.Timestamp | None = ...,
+        rows_root: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_digest", b"quarantine_digest", "quarantined_rows", b"quarantined_rows", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_digest", b"quarantine_digest", "quarantined_rows", b"quarantined_rows", "rows_root", b"rows_root", "schema_version", b"schema_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -613,6 +613,102 @@ class FindRowsResponse(_message.Message):
 Global___FindRowsResponse: _TypeAlias = FindRowsResponse  # noqa: Y015
 
 @_typing.final
+class ProveRowsRequest(_message.Message):
+    """Request of ProveRows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Name of the dataset."""
+    batch_id: _builtins.str
+    """Name of the batch."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of the rows among the accepted ones of the batch, from 0; 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        batch_id: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dataset", b"dataset", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveRowsRequest: _TypeAlias = ProveRowsRequest  # noqa: Y015
+
+@_typing.final
+class ProvenRow(_message.Message):
+    """A row with its path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    """Number of the row among the accepted ones of the batch, from 0."""
+    data: _builtins.bytes
+    """The row: the bytes that the leaf is hashed from."""
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Hashes of the subtrees that are left out, the lowest first."""
+
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "path", b"path", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProvenRow: _TypeAlias = ProvenRow  # noqa: Y015
+
+@_typing.final
+class ProveRowsResponse(_message.Message):
+    """Response of ProveRows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    DECLARATION_POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Log position of the batch's event, with the root that the paths lead to and the number of rows."""
+    declaration_position: _builtins.int
+    """Log position of the declaration that the rows were validated against."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProvenRow]:
+        """The rows in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___ProvenRow] | None = ...,
+        position: _builtins.int = ...,
+        declaration_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["declaration_position", b"declaration_position", "position", b"position", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveRowsResponse: _TypeAlias = ProveRowsResponse  # noqa: Y015
+
+@_typing.final
 class CreateSnapshotRequest(_message.Message):
     """Request of CreateSnapshot."""
 

@@ -70,6 +70,11 @@ class IngestServiceStub(object):
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsResponse.FromString,
                 _registered_method=True)
+        self.ProveRows = channel.unary_unary(
+                '/lineal.api.ingest.v1.IngestService/ProveRows',
+                request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ProveRowsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ProveRowsResponse.FromString,
+                _registered_method=True)
         self.CreateSnapshot = channel.unary_unary(
                 '/lineal.api.ingest.v1.IngestService/CreateSnapshot',
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.CreateSnapshotRequest.SerializeToString,
@@ -148,6 +153,14 @@ class IngestServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProveRows(self, request, context):
+        """Proves that rows are in an accepted batch: their bytes, and their paths to the Merkle root in the batch's event. NOT_FOUND
+        for an unknown batch or row; FAILED_PRECONDITION for a batch of a version that did not hash rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSnapshot(self, request, context):
         """Fixes what is known of a dataset at a position as a snapshot. The same position gives the same digest.
         """
@@ -213,6 +226,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.FindRows,
                     request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsResponse.SerializeToString,
+            ),
+            'ProveRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveRows,
+                    request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ProveRowsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ProveRowsResponse.SerializeToString,
             ),
             'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSnapshot,
@@ -425,6 +443,33 @@ class IngestService(object):
             '/lineal.api.ingest.v1.IngestService/FindRows',
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsRequest.SerializeToString,
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.FindRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.ingest.v1.IngestService/ProveRows',
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ProveRowsRequest.SerializeToString,
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ProveRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

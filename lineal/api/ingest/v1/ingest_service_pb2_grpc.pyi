@@ -52,6 +52,10 @@ class IngestServiceStub:
     """Lists quarantined rows with their reasons, newest batch first."""
     FindRows: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.FindRowsRequest, _ingest_service_pb2.FindRowsResponse]
     """Finds accepted rows by the values of some columns, newest batch first."""
+    ProveRows: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ProveRowsRequest, _ingest_service_pb2.ProveRowsResponse]
+    """Proves that rows are in an accepted batch: their bytes, and their paths to the Merkle root in the batch's event. NOT_FOUND
+    for an unknown batch or row; FAILED_PRECONDITION for a batch of a version that did not hash rows.
+    """
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.CreateSnapshotRequest, _ingest_service_pb2.CreateSnapshotResponse]
     """Fixes what is known of a dataset at a position as a snapshot. The same position gives the same digest."""
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetSnapshotRequest, _ingest_service_pb2.GetSnapshotResponse]
@@ -85,6 +89,10 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Lists quarantined rows with their reasons, newest batch first."""
     FindRows: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.FindRowsRequest, _ingest_service_pb2.FindRowsResponse]  # type: ignore[assignment]
     """Finds accepted rows by the values of some columns, newest batch first."""
+    ProveRows: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ProveRowsRequest, _ingest_service_pb2.ProveRowsResponse]  # type: ignore[assignment]
+    """Proves that rows are in an accepted batch: their bytes, and their paths to the Merkle root in the batch's event. NOT_FOUND
+    for an unknown batch or row; FAILED_PRECONDITION for a batch of a version that did not hash rows.
+    """
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.CreateSnapshotRequest, _ingest_service_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
     """Fixes what is known of a dataset at a position as a snapshot. The same position gives the same digest."""
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetSnapshotRequest, _ingest_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
@@ -157,6 +165,16 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.FindRowsResponse, _abc.Awaitable[_ingest_service_pb2.FindRowsResponse]]:
         """Finds accepted rows by the values of some columns, newest batch first."""
+
+    @_abc_1.abstractmethod
+    def ProveRows(
+        self,
+        request: _ingest_service_pb2.ProveRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.ProveRowsResponse, _abc.Awaitable[_ingest_service_pb2.ProveRowsResponse]]:
+        """Proves that rows are in an accepted batch: their bytes, and their paths to the Merkle root in the batch's event. NOT_FOUND
+        for an unknown batch or row; FAILED_PRECONDITION for a batch of a version that did not hash rows.
+        """
 
     @_abc_1.abstractmethod
     def CreateSnapshot(

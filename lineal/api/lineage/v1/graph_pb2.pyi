@@ -99,6 +99,11 @@ class Edge(_message.Message):
 
     SOURCE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    POSSIBLE_FIELD_NUMBER: _builtins.int
+    possible: _builtins.bool
+    """True for a batch and a segment some of whose predictions looked features up from the batch's dataset after the batch was
+    accepted: they may have used its rows, for their entities and times.
+    """
     @_builtins.property
     def source(self) -> Global___Node:
         """The thing that was used."""
@@ -112,10 +117,11 @@ class Edge(_message.Message):
         *,
         source: Global___Node | None = ...,
         target: Global___Node | None = ...,
+        possible: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["possible", b"possible", "source", b"source", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from lineal.api.monitor.v1 import prediction_pb2 as _prediction_pb2
 from lineal.api.monitor.v1 import report_pb2 as _report_pb2
 import builtins as _builtins
 import sys
@@ -34,6 +35,7 @@ class SegmentSealed(_message.Message):
     MAX_EVENT_TIME_FIELD_NUMBER: _builtins.int
     BUNDLE_DIGESTS_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
+    LOOKUPS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     segment_digest: _builtins.str
@@ -56,6 +58,10 @@ class SegmentSealed(_message.Message):
     def bundle_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Bundles that answered."""
 
+    @_builtins.property
+    def lookups(self) -> _containers.RepeatedCompositeFieldContainer[_prediction_pb2.FeatureLookup]:
+        """Feature sets that its predictions looked features up from."""
+
     def __init__(
         self,
         *,
@@ -67,10 +73,11 @@ class SegmentSealed(_message.Message):
         max_event_time: _timestamp_pb2.Timestamp | None = ...,
         bundle_digests: _abc.Iterable[_builtins.str] | None = ...,
         leaves: _builtins.int = ...,
+        lookups: _abc.Iterable[_prediction_pb2.FeatureLookup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_event_time", b"max_event_time", "min_event_time", b"min_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digests", b"bundle_digests", "endpoint", b"endpoint", "leaves", b"leaves", "max_event_time", b"max_event_time", "merkle_root", b"merkle_root", "min_event_time", b"min_event_time", "predictions", b"predictions", "segment_digest", b"segment_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digests", b"bundle_digests", "endpoint", b"endpoint", "leaves", b"leaves", "lookups", b"lookups", "max_event_time", b"max_event_time", "merkle_root", b"merkle_root", "min_event_time", b"min_event_time", "predictions", b"predictions", "segment_digest", b"segment_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,6 +63,7 @@ class PredictionRecord(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     LATENCY_MICROS_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    GIVEN_COLUMNS_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """Request id, a slash and the row number."""
     endpoint: _builtins.str
@@ -86,7 +87,7 @@ class PredictionRecord(_message.Message):
     decision: _builtins.int
     """Decision as answered; 0 for a regression."""
     feature_position: _builtins.int
-    """Log position that looked-up features had applied; 0 when nothing was looked up."""
+    """Log position that looked-up features had applied, no more and no less; 0 when nothing was looked up."""
     label_key: _builtins.str
     """Label key of the row: its values in order, joined by U+001F; empty joins outcomes by prediction id."""
     trace_id: _builtins.str
@@ -106,6 +107,10 @@ class PredictionRecord(_message.Message):
     @_builtins.property
     def entities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Entity keys of the row: value by column."""
+
+    @_builtins.property
+    def given_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that features are looked up for, but that the request brought itself."""
 
     def __init__(
         self,
@@ -129,10 +134,11 @@ class PredictionRecord(_message.Message):
         trace_id: _builtins.str = ...,
         latency_micros: _builtins.int = ...,
         fallback: _builtins.bool = ...,
+        given_columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "generation", b"generation", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "generation", b"generation", "given_columns", b"given_columns", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,3 +185,41 @@ class MirroredScore(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MirroredScore: _TypeAlias = MirroredScore  # noqa: Y015
+
+@_typing.final
+class FeatureLookup(_message.Message):
+    """Predictions of a segment that looked features up from one version of a feature set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_SET_FIELD_NUMBER: _builtins.int
+    FEATURE_SET_VERSION_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
+    MAX_POSITION_FIELD_NUMBER: _builtins.int
+    feature_set: _builtins.str
+    """Name of the feature set."""
+    feature_set_version: _builtins.str
+    """Version of the feature set."""
+    predictions: _builtins.int
+    """Such predictions."""
+    min_position: _builtins.int
+    """Least log position that their features had applied."""
+    max_position: _builtins.int
+    """Greatest log position that their features had applied."""
+    def __init__(
+        self,
+        *,
+        feature_set: _builtins.str = ...,
+        feature_set_version: _builtins.str = ...,
+        predictions: _builtins.int = ...,
+        min_position: _builtins.int = ...,
+        max_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "max_position", b"max_position", "min_position", b"min_position", "predictions", b"predictions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureLookup: _TypeAlias = FeatureLookup  # noqa: Y015
