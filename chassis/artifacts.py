@@ -63,6 +63,13 @@ class ArtifactStore(Protocol):
         """Tell whether an artifact is there, unverified."""
         ...
 
+    def verify(self, digest: str) -> int:
+        """Read the stored bytes themselves, past any cache, and return how many they are.
+
+        Raises ArtifactNotFound or ArtifactCorrupt.
+        """
+        ...
+
 
 def canonical_json(value: Any) -> bytes:
     """Return JSON with sorted keys, no white space and in UTF-8; NaN and infinities are refused with ValueError."""
@@ -152,6 +159,15 @@ class LocalArtifactStore:
     def exists(self, digest: str) -> bool:
         """Tell whether an artifact is there, unverified."""
         return self._file(digest).is_file()
+
+    def verify(self, digest: str) -> int:
+        """Read the stored bytes themselves and return how many they are."""
+        file = self._file(digest)
+        try:
+            _verified(digest, digest_of_file(file), str(self._root))
+            return file.stat().st_size
+        except FileNotFoundError:
+            raise _not_found(digest, str(self._root)) from None
 
     def sweep(self, older_than_seconds: float = _ORPHAN_SECONDS) -> int:
         """Remove temporary files that a crash left behind, and return how many."""
@@ -248,6 +264,15 @@ class FsspecArtifactStore:
         """Tell whether an artifact is there, unverified."""
         return bool(self._fs.exists(self._key(digest)))
 
+    def verify(self, digest: str) -> int:
+        """Read the stored bytes themselves and return how many they are."""
+        try:
+            with self._fs.open(self._key(digest), "rb") as file:
+                _verified(digest, hashlib.file_digest(file, "sha256").hexdigest(), self._url)
+                return int(file.seek(0, io.SEEK_END))
+        except FileNotFoundError:
+            raise _not_found(digest, self._url) from None
+
     def _key(self, digest: str) -> str:
         return f"{self._root}/{_checked(digest)[:2]}/{digest}"
 
@@ -303,3 +328,7 @@ class InMemoryArtifactStore:
     def exists(self, digest: str) -> bool:
         """Tell whether an artifact is there."""
         return _checked(digest) in self._data
+
+    def verify(self, digest: str) -> int:
+        """Read the stored bytes themselves and return how many they are."""
+        return len(self.read(digest))

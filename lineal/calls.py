@@ -16,9 +16,12 @@ _PAUSE_SECONDS = (0.1, 2.0)
 _STUBS = {
     name: (f"lineal.api.{name}.v1.{name}_service_pb2_grpc", f"{name.title()}ServiceStub")
     for name in ("lineage", "ingest", "features", "trainer", "registry", "serving", "monitor")
-} | {"proofs": ("lineal.api.lineage.v1.proof_service_pb2_grpc", "ProofServiceStub")}
+} | {
+    "proofs": ("lineal.api.lineage.v1.proof_service_pb2_grpc", "ProofServiceStub"),
+    "keeping": ("lineal.api.lineage.v1.keeping_service_pb2_grpc", "KeepingServiceStub"),
+}
 # Services that another one's process offers.
-_WITHIN = {"proofs": "lineage"}
+_WITHIN = {"proofs": "lineage", "keeping": "lineage"}
 
 
 class Service:

@@ -31,7 +31,7 @@ def prove(
     with connect() as client:
         made = proof.of_event(client.services, event) if event else proof.of_prediction(client.services, prediction)
     path = output or Path(f"{prediction.replace('/', '-') or event}.proof.json")
-    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    path.write_text(_written(made), encoding="utf-8")
     show({"file": str(path)}, ("proof", "bytes"), [(str(path), f"{path.stat().st_size:,}")])
 
 
@@ -51,13 +51,7 @@ def verify(
         rows = [("checkpoint", f"{checkpoint.origin}, {checkpoint.size:,} events, root {checkpoint.root.hex()[:12]}")]
         show(value, ("holds", "what"), rows)
         return
-    try:
-        given = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LinealError(f"there is no file {file}") from None
-    except ValueError as error:
-        raise LinealError(f"file: {file} is no proof: {error}") from None
-    proven = proof.check(given, trusted)
+    proven = proof.check(read_proof(file), trusted)
     show(_value(proven), ("holds", "what"), _layers(proven))
 
 
@@ -72,6 +66,24 @@ def keys(
     show(found, ("log", "public key"), [(found.origin, key) for key in found.keys])
     if rotate:
         say("Whoever trusts an earlier key trusts the new one: each vouches for the next.")
+
+
+def read_proof(file: Path) -> Any:
+    """Return the JSON of a proof file. Raises LinealError when a byte of it is not as `lineal prove` writes it."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        given = json.loads(text)
+    except FileNotFoundError:
+        raise LinealError(f"there is no file {file}") from None
+    except ValueError as error:
+        raise LinealError(f"file: {file} is no proof: {error}") from None
+    if _written(given) != text:
+        raise LinealError(f"file: {file} was changed: its JSON is not written as `lineal prove` writes it")
+    return given
+
+
+def _written(made: Any) -> str:
+    return json.dumps(made, indent=1) + "\n"
 
 
 def _key(text: str) -> PublicKey:

@@ -15,7 +15,7 @@ import typer
 
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import ArmRole
-from lineal.cli import tables
+from lineal.cli import keep, tables
 from lineal.cli.output import errors, options, say, short, show
 from lineal.client import Client
 from lineal.errors import LinealError
@@ -108,6 +108,10 @@ def doctor(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Rebuild every read table from position 0 and compare.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every stored record, tree node, checkpoint and artifact, and compare."),
+    ] = False,
 ) -> None:
     """Look for what is wrong: health, unloadable arms, read tables that lag or parked events, faults of libraries."""
     profile = Profile.load(options.connect)
@@ -125,6 +129,7 @@ def doctor(
         )
     if all(good for _, good, _ in rows):
         rows += [*_loaded(profile), *tables.standing(profile), *(tables.rebuilt(profile) if rebuild else ())]
+        rows += keep.verified(profile) if verify else ()
     show(
         [{"check": name, "ok": good, "finding": finding} for name, good, finding in rows],
         ("check", "", "finding"),

@@ -7,11 +7,14 @@ from contextlib import asynccontextmanager
 
 from chassis.server import CannotStart, Harness
 from chassis.standby import standing_by
-from lineal.api.lineage.v1 import lineage_service_pb2, proof_service_pb2
+from lineal.api.lineage.v1 import keeping_service_pb2, lineage_service_pb2, proof_service_pb2
+from lineal.api.lineage.v1.keeping_service_pb2_grpc import add_KeepingServiceServicer_to_server
 from lineal.api.lineage.v1.lineage_service_pb2_grpc import add_LineageServiceServicer_to_server
 from lineal.api.lineage.v1.proof_service_pb2_grpc import add_ProofServiceServicer_to_server
 from services.lineage.application import Application
+from services.lineage.checkpoint_files import CheckpointFiles
 from services.lineage.graph import Graph
+from services.lineage.keeping_servicer import KeepingServicer
 from services.lineage.keys import Keys
 from services.lineage.local_log import LocalLog
 from services.lineage.projections import GraphProjection
@@ -34,7 +37,8 @@ async def build(harness: Harness) -> None:
     store, tree, writer = await harness.enter(_opened(harness, settings))
     keys = await asyncio.to_thread(Keys, settings.keys_dir or settings.service_dir / "keys", settings.origin)
     proofs = Proofs(store, tree, writer, keys)
-    witness = Witness(settings.checkpoints_url or str(settings.service_dir / "checkpoints"), proofs, tree)
+    second_place = settings.checkpoints_url or str(settings.service_dir / "checkpoints")
+    witness = Witness(second_place, proofs, tree)
     try:
         await asyncio.to_thread(witness.check, writer.head)
     except LogChanged as error:
@@ -66,6 +70,11 @@ async def build(harness: Harness) -> None:
         add_ProofServiceServicer_to_server,
         ProofServicer(proofs),
         proof_service_pb2.DESCRIPTOR.services_by_name["ProofService"].full_name,
+    )
+    harness.add_servicer(
+        add_KeepingServiceServicer_to_server,
+        KeepingServicer(store, writer, harness.artifacts, CheckpointFiles(second_place, keys)),
+        keeping_service_pb2.DESCRIPTOR.services_by_name["KeepingService"].full_name,
     )
 
 

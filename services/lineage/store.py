@@ -7,7 +7,7 @@ from sqlalchemy import Select, func, or_, select
 
 from chassis.databases import Database, open_database
 from services.lineage.store_writer import StoreWriter, take
-from services.lineage.tables import Stored, events, nodes
+from services.lineage.tables import NewRecord, Stored, events, nodes
 
 __all__ = ["EventStore", "Filter", "Page", "Stored"]
 
@@ -74,6 +74,20 @@ class EventStore:
         query = _wanted(wanted).where(events.c.position > after, events.c.position <= until)
         records, cut = self._read(query.order_by(events.c.position).limit(limit), limit)
         return Page(records, records[-1].position if cut else until)
+
+    def rows(self, after: int, limit: int) -> list[NewRecord]:
+        """Return whole rows after a position in order, as many as fit in one answer."""
+        query = select(*_STORED, events.c.event_id, events.c.recorded_micros).where(events.c.position > after)
+        rows: list[NewRecord] = []
+        size = 0
+        with self._database.reader.begin() as connection:
+            for row in connection.execute(query.order_by(events.c.position).limit(limit)):
+                stored = Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5]))
+                rows.append(NewRecord(stored, bytes(row[6]), row[7]))
+                size += len(stored.record)
+                if size >= _PAGE_BYTES:
+                    break
+        return rows
 
     def read_newest(self, before: int, after: int, wanted: Filter, limit: int) -> tuple[list[Stored], bool]:
         """Return wanted records between two positions, newest first, and whether there may be more."""

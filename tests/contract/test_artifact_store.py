@@ -1,6 +1,7 @@
 """What every artifact store keeps to."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,29 @@ def test_storing_again_changes_nothing(store: ArtifactStore) -> None:
 
 def test_an_absent_artifact_is_not_found(store: ArtifactStore) -> None:
     assert not store.exists(ABSENT)
-    for read in (store.read, store.path, store.open):
+    for read in (store.read, store.path, store.open, store.verify):
         with pytest.raises(NotFound):
             read(ABSENT)
+
+
+def test_a_store_tells_how_many_bytes_it_has_verified(store: ArtifactStore) -> None:
+    assert [store.verify(store.put(data)) for data in (b"", b"rows")] == [0, 4]
+
+
+def test_verifying_looks_past_what_was_verified_before(tmp_path: Path) -> None:
+    for folder, store in (
+        (tmp_path / "a", LocalArtifactStore(tmp_path / "a")),
+        (tmp_path / "b", FsspecArtifactStore(f"file://{tmp_path}/b", tmp_path / "cache")),
+    ):
+        digest = store.put(b"model")
+        file = store.path(digest)
+        times = file.stat()
+        (stored,) = folder.rglob(digest)
+        stored.chmod(0o600)
+        stored.write_bytes(b"modem")
+        os.utime(stored, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(ArtifactCorrupt):
+            store.verify(digest)
 
 
 @pytest.mark.parametrize("name", ["", "abc", "../../../etc/passwd", "A" * 64, "g" * 64, f"{ABSENT}\n"])
