@@ -71,7 +71,15 @@ def open_database(
         return Database(writer, reader)
     arguments = {"options": f"-csearch_path={schema}"} if schema else {}
     writer = create_engine(parsed, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=arguments)
-    reader = create_engine(parsed, pool_size=readers, max_overflow=0, pool_pre_ping=True, connect_args=arguments)
+    # As SQLite has it, too: all that one transaction reads is of one moment.
+    reader = create_engine(
+        parsed,
+        pool_size=readers,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args=arguments,
+        isolation_level="REPEATABLE READ",
+    )
     return Database(writer, reader)
 
 

@@ -260,6 +260,22 @@ class Moment:
         newest: Ints = self._timeline.newest_known()[np.maximum(self._until - 1, 0)]
         return newest
 
+    def latest_row(self, query: int) -> Ints:
+        """Return the number of the latest known row of one query, nothing where the entity is not known."""
+        return self.newest()[query : query + 1] if self.found[query] else np.zeros(0, dtype=np.int64)
+
+    def rows_of(self, op: Operator, query: int) -> Ints:
+        """Return, ascending, the numbers of the rows that a feature of one query is computed from.
+
+        Of an aggregate the rows of its window, also those whose column is null.
+        """
+        if op.function is None:
+            return self.latest_row(query)
+        start = self._start[query]
+        known = self._timeline.by_available.rows[start : self._until[query]]
+        left = self._timeline.by_event.rows[start : self._left_window(op.window)[query]]
+        return np.setdiff1d(known, left)
+
     def _latest(self, op: Operator) -> Feature:
         column = self._timeline.column(op.column)
         is_text = column.dtype == object

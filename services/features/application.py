@@ -14,7 +14,8 @@ from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
 from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
-from services.features import assembly, declarations, projections, training
+from services.features import assembly, declarations, explaining, projections, training
+from services.features.batches import batches
 from services.features.compute import Compute
 from services.features.lookup import Cache, Prepared, answer, prepare
 from services.features.online_store import OnlineStore
@@ -43,12 +44,14 @@ class Features:
         log: EventLog,
         artifacts: ArtifactStore,
         tables: ProjectionRunner,
+        batches: ProjectionRunner,
         online: OnlineStore,
         compute: Compute,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
+        self._batches = batches
         self._online = online
         self._compute = compute
         self._views = Repository(log, "feature-view", declarations.view_decider)
@@ -194,14 +197,32 @@ class Features:
         if len(cutoffs) not in (1, rows) or not cutoffs:
             what = FieldViolation("cutoff_micros", f"give one cut-off for all rows or {rows}, one per row")
             raise RequestInvalid(f"{len(cutoffs)} cut-offs for {rows} rows", [what])
-        # Taken before the tables are read: they may know more by then, never less.
         await self._online.wait_for(request.min_position)
-        position = self._online.position
-        response = await self._online.read(
+        response, position = await self._online.read(
             lambda store: answer(prepared, store, self._cache, request.entities, cutoffs, rows)
         )
         response.position = position
         return response
+
+    async def explain(self, request: api.ExplainFeaturesRequest) -> AsyncIterator[api.ExplainFeaturesResponse]:
+        """Yield the rows behind one entity's features. Raises FeatureSetUnknown, KeyInvalid, TooManyRows."""
+        head = await self._log.head()
+        position = min(request.position, head) or head
+        registered = await self.feature_set(request.feature_set, request.feature_set_version, position)
+        views = await self._views_of(registered)
+        names = [view.feature_view.dataset for view in views.values()]
+        datasets = await self._tables.query(lambda connection: projections.datasets(connection, names))
+        declared, of_views = await self._tables.query(lambda connection: projections.positions(connection, registered))
+        for wanted in registered.feature_set.view_features:
+            view = views[wanted.view].feature_view
+            found = await self._batches.query(lambda c, name=view.dataset: batches(c, name, position), position)  # type: ignore[misc]
+            asked = explaining.Asked(
+                wanted, view, datasets[view.dataset], request.entities, request.cutoff_micros, found
+            )
+            for response in await asyncio.to_thread(explaining.explain, self._artifacts, asked):
+                response.view_version, response.view_position = views[wanted.view].version, of_views[wanted.view]
+                response.feature_set_position, response.position = declared, position
+                yield response
 
     async def _prepare(self, name: str, version: str) -> Prepared:
         if (name, version) in self._prepared:

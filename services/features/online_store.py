@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from chassis import projection_state
 from chassis.projection import ProjectionRunner
 from services.features import online
 from services.features.lookup import Store
@@ -29,8 +30,8 @@ class OnlineStore(Protocol):
         """Return what views keep, by version."""
         ...
 
-    async def read(self, fn: Callable[[Store], T]) -> T:
-        """Return what `fn` reads, in a thread."""
+    async def read(self, fn: Callable[[Store], T]) -> tuple[T, int]:
+        """Return what `fn` reads, in a thread, and the log position that it had applied: no more and no less."""
         ...
 
 
@@ -53,9 +54,14 @@ class SqlOnlineStore:
         """Return what views keep, by version."""
         return await self._runner.query(lambda connection: online.layouts(connection, versions))
 
-    async def read(self, fn: Callable[[Store], T]) -> T:
-        """Return what `fn` reads in one transaction, so that signatures and states belong together."""
-        return await self._runner.query(lambda connection: fn(_Transaction(connection)))
+    async def read(self, fn: Callable[[Store], T]) -> tuple[T, int]:
+        """Return what `fn` reads in one transaction, so that signatures, states and position belong together."""
+        # The cursor stands still while nothing concerns it, and what was read is then good for this position.
+        known = self._runner.position
+        found, position = await self._runner.query(
+            lambda connection: (fn(_Transaction(connection)), projection_state.position(connection))
+        )
+        return found, max(known, position)
 
 
 class _Transaction:

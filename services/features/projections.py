@@ -138,6 +138,14 @@ def view_versions(connection: Connection, versions: Mapping[str, str]) -> dict[s
     return {row.name: FeatureViewRegistered.FromString(row.body) for row in connection.execute(query)}
 
 
+def positions(connection: Connection, registered: FeatureSetRegistered) -> tuple[int, dict[str, int]]:
+    """Return the log positions at which a feature set and its views were declared, the views' by name."""
+    name, version = registered.feature_set.name, registered.version
+    query = select(_sets.c.position).where(_sets.c.name == name, _sets.c.version == version)
+    used = select(_views.c.name, _views.c.position).where(_views.c.version.in_(registered.view_versions.values()))
+    return int(connection.execute(query).scalar_one()), {row[0]: row[1] for row in connection.execute(used)}
+
+
 def views_page(connection: Connection, size: int, token: str) -> tuple[list[FeatureViewRegistered], str]:
     """Return a page of views by name, the newest version of each, and the token of the next."""
     bodies, next_token = _newest(connection, _views, size, token)

@@ -94,12 +94,23 @@ class RedisOnlineStore:
         """Return what views keep, by version."""
         return await asyncio.to_thread(lambda: {view.version: view.layout for view in self._views(versions)})
 
-    async def read(self, fn: Callable[[Store], T]) -> T:
-        """Return what `fn` reads, in a thread."""
+    async def read(self, fn: Callable[[Store], T]) -> tuple[T, int]:
+        """Return what `fn` reads, in a thread, and the log position that it had applied."""
+        known = self._position
         try:
-            return await asyncio.to_thread(fn, self)
+            return await asyncio.to_thread(self._read, fn, known)
         except redis.RedisError as error:
             raise Unavailable(f"Redis cannot be reached: {error}; try again") from error
+
+    def _read(self, fn: Callable[[Store], T], known: int) -> tuple[T, int]:
+        before = self._cursor()
+        while True:
+            found = fn(self)
+            # State and cursor change together: one that stood still was the state's all along.
+            after = self._cursor()
+            if after == before:
+                return found, max(known, after)
+            before = after
 
     async def close(self) -> None:
         """Close the connections."""

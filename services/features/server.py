@@ -6,6 +6,7 @@ from chassis.server import Harness
 from lineal.api.features.v1 import features_service_pb2
 from lineal.api.features.v1.features_service_pb2_grpc import add_FeaturesServiceServicer_to_server
 from services.features.application import Features
+from services.features.batches import BatchTables
 from services.features.compute import Compute
 from services.features.online import OnlineTables
 from services.features.online_store import OnlineStore, SqlOnlineStore
@@ -18,12 +19,13 @@ async def build(harness: Harness) -> None:
     """Put features together."""
     assert isinstance(harness.settings, Settings)
     tables = harness.add_projection(FeaturesTables())
+    batches = harness.add_projection(BatchTables())
     online = _online(harness, harness.settings)
     compute = Compute(harness.settings)
     harness.stack.push_async_callback(asyncio.to_thread, compute.close)
     harness.add_servicer(
         add_FeaturesServiceServicer_to_server,
-        FeaturesServicer(Features(harness.log, harness.artifacts, tables, online, compute)),
+        FeaturesServicer(Features(harness.log, harness.artifacts, tables, batches, online, compute)),
         features_service_pb2.DESCRIPTOR.services_by_name["FeaturesService"].full_name,
     )
 

@@ -88,6 +88,12 @@ class FeaturesServicer(FeaturesServiceServicer):
     ) -> api.GetOnlineFeaturesResponse:
         return await self._features.online_features(request)
 
+    async def ExplainFeatures(
+        self, request: api.ExplainFeaturesRequest, context: Context
+    ) -> AsyncIterator[api.ExplainFeaturesResponse]:
+        async for response in self._features.explain(request):
+            yield response
+
 
 def _response(registered: FeatureSetRegistered, datasets: list[str]) -> api.GetFeatureSetResponse:
     return api.GetFeatureSetResponse(

@@ -1,4 +1,6 @@
+import json
 import math
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
@@ -8,6 +10,8 @@ import pytest
 
 from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.feature_view_pb2 import AggregateFunction, FeatureView
+from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
+from lineal.rows import decode
 from tests.integration.features.world import World, at, ends, random_trips, trips, values
 from tests.unit.tabular.declarations import feature_set, view
 
@@ -59,6 +63,57 @@ async def test_online_equals_the_training_set_at_every_cutoff(any_world: World) 
     for runner in any_world.suite.servers["features"].harness._runners:
         verified = await runner.verify()
         assert verified.live_digest == verified.rebuilt_digest
+
+
+async def explained(
+    world: World, driver: str, cutoff: datetime, position: int = 0
+) -> list[api.ExplainFeaturesResponse]:
+    request = api.ExplainFeaturesRequest(feature_set="late", entities={"driver": driver}, position=position)
+    request.cutoff_micros = round(cutoff.timestamp() * 1e6)
+    return [response async for response in world.features.ExplainFeatures(request)]
+
+
+@pytest.mark.timeout(120)
+async def test_rows_are_named_that_make_online_features(any_world: World) -> None:
+    await any_world.declare(trips(), ends(), view(), feature_set())
+    _, ended = random_trips(3, 200)
+    middle = await any_world.send(ends(), ended[:120])
+    position = await any_world.send(ends(), ended[120:])
+    for driver in ("ann", "bob", "nobody"):
+        for cutoff in (at(100), at(333), at(600), at(3000)):
+            answer = await any_world.online("late", {"driver": [driver]}, [cutoff], position)
+            (found,) = await explained(any_world, driver, cutoff, answer.position)
+            assert [values(c) for c in found.columns] == [values(c) for c in answer.columns]
+            assert list(found.statuses) == [status[0] for status in answer.statuses]
+            known = [r for r in ended if r["driver"] == driver and max(r["told"], r["landed"]) <= cutoff]
+            window = {r["trip"] for r in known if r["landed"] > cutoff - timedelta(seconds=100)}
+            latest = {max(known, key=lambda r: (r["landed"], r["told"]))["trip"]} if known else set()
+            rows = [json.loads(row.row_json) for row in found.rows]
+            assert {row["trip"] for row in rows} == window | latest
+    (earlier,) = await explained(any_world, "ann", at(600), middle)
+    assert earlier.position == middle
+    assert all(row.batch_position <= middle for row in earlier.rows)
+    row = (await explained(any_world, "ann", at(600)))[0].rows[0]
+    proven = await any_world.ingest.ProveRows(
+        ingest_api.ProveRowsRequest(dataset="ends", batch_id=row.batch_id, rows=[row.row])
+    )
+    assert decode(ends(), proven.rows[0].data)["trip"] == json.loads(row.row_json)["trip"]
+
+
+@pytest.mark.timeout(120)
+async def test_more_rows_than_are_listed_are_refused(world: World) -> None:
+    wide = view()
+    wide.features[0].aggregate.window.seconds = 10**6
+    await world.declare(trips(), ends(), wide, feature_set())
+    end = {"driver": "ann", "delay": 1.0, "weather": "sun", "landed": at(0), "told": at(0)}
+    many = [{"trip": f"t{n}", **end} for n in range(10_001)]
+    position = await world.send(ends(), many[:10_000], batch_rows=5_000)
+    assert sum(len(page.rows) for page in await explained(world, "ann", at(1), position)) == 10_000
+    await world.send(ends(), many[10_000:])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await explained(world, "ann", at(1))
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "at most 10,000" in str(caught.value.details())
 
 
 def compare(online: list[object], offline: "pd.Series[Any]") -> None:

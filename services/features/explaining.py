@@ -1,0 +1,183 @@
+"""Which accepted rows make a feature: found in the batches' files, chosen by the operators that compute it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chassis.artifacts import ArtifactStore
+from chassis.errors import FieldViolation, InvalidArgument, RuleViolated
+from lineal.api.features.v1.feature_set_pb2 import ViewFeatures
+from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.features.v1.features_service_pb2 import ContributingRow, ExplainFeaturesResponse, FieldStatus
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from services.features.assembly import columns_read, rows_of, times
+from services.features.batches import Batch
+from tabular import columns as tabular_columns
+from tabular.definitions import prefix_of, spine_keys, wanted_features
+from tabular.operators import FOREVER, Timeline, operator
+from tabular.parquet import read_parquet
+from tabular.schema import ARROW_TYPES, arrow_schema
+
+MOST_ROWS = 10_000
+_PAGE_ROWS = 500
+
+
+class KeyInvalid(InvalidArgument):
+    """The text of an entity key is not of its column's type."""
+
+
+class TooManyRows(RuleViolated):
+    """More rows count than are ever listed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One view of a feature set, and the entity, cut-off and batches that are asked about."""
+
+    wanted: ViewFeatures
+    view: FeatureView
+    dataset: Dataset
+    entity: Mapping[str, str]
+    cutoff: int
+    batches: Sequence[Batch]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Rows of the entity in one batch: their numbers, and the columns that features need."""
+
+    batch: Batch
+    numbers: list[int]
+    table: pa.Table
+
+
+def explain(artifacts: ArtifactStore, asked: Asked) -> list[ExplainFeaturesResponse]:
+    """Return a view's values and the rows that they are computed from. Blocking. Raises KeyInvalid, TooManyRows."""
+    operators = [operator(feature) for feature in wanted_features(asked.wanted, asked.view)]
+    found = sorted(_rows(artifacts, asked), key=lambda one: one.batch.position)
+    table = pa.concat_tables([_columns(asked).empty_table(), *(one.table for one in found)]).combine_chunks()
+    code = np.zeros(table.num_rows, dtype=np.int64)
+    timeline = Timeline(rows_of(table, asked.dataset, code, columns_read(asked.wanted, asked.view)))
+    moment = timeline.at(np.zeros(1, dtype=np.int64), np.array([asked.cutoff]))
+    first = ExplainFeaturesResponse(
+        view=asked.view.name,
+        dataset=asked.dataset.name,
+        key=dict(zip(asked.view.entity_keys, _texts(asked), strict=True)),
+    )
+    prefix = prefix_of(asked.wanted)
+    for op, feature in zip(operators, moment.compute(operators), strict=True):
+        first.columns.append(tabular_columns.from_numpy(prefix + op.name, feature.values))
+        first.statuses.append(FieldStatus.ValueType(feature.status[0]))
+    counted = np.unique(np.concatenate([moment.latest_row(0), *(moment.rows_of(op, 0) for op in operators)]))
+    if len(counted) > MOST_ROWS:
+        raise TooManyRows(
+            f"{len(counted):,} rows of {asked.dataset.name} count in the features of view {asked.view.name!r}; at most "
+            f"{MOST_ROWS:,} are listed"
+        )
+    return _pages(first, list(_listed(artifacts, asked.dataset, found, counted.tolist())))
+
+
+def _rows(artifacts: ArtifactStore, asked: Asked) -> Iterator[_Found]:
+    """Yield the rows of the entity that may count, batch by batch, the latest events first."""
+    key = _key(asked)
+    if key is None:
+        return
+    windows = [operator(feature).window for feature in wanted_features(asked.wanted, asked.view)]
+    begin = asked.cutoff - max(windows, default=0)
+    newest: int | None = None
+    for batch in sorted(asked.batches, key=_newest_first, reverse=True):
+        if not asked.dataset.event_time:
+            # Of a static table only the entity's last row counts, and later batches were looked at before.
+            if newest is not None:
+                return
+        elif batch.min_event is not None and batch.max_event is not None:
+            if batch.min_event > asked.cutoff:
+                continue
+            if newest is not None and batch.max_event <= begin and batch.max_event < newest:
+                # No window reaches this far back, nor do those that follow, and a later row is known.
+                return
+        table = read_parquet(artifacts.path(batch.digest), _columns(asked))
+        mask = None
+        for name, value in key.items():
+            same = pc.equal(table[name], value)
+            mask = same if mask is None else pc.and_(mask, same)
+        numbers = pc.indices_nonzero(pc.fill_null(mask, False))
+        if len(numbers):
+            table = table.take(numbers)
+            event, available = times(table, asked.dataset)
+            known = event[available <= asked.cutoff]
+            if len(known):
+                newest = int(known.max()) if newest is None else max(newest, int(known.max()))
+            yield _Found(batch, numbers.to_pylist(), table)
+
+
+def _newest_first(batch: Batch) -> tuple[int, int]:
+    return (FOREVER if batch.max_event is None else batch.max_event), batch.position
+
+
+def _columns(asked: Asked) -> pa.Schema:
+    needed = {*asked.view.entity_keys, *columns_read(asked.wanted, asked.view)}
+    needed |= {name for name in (asked.dataset.event_time, asked.dataset.available_time) if name}
+    return pa.schema([field for field in arrow_schema(asked.dataset) if field.name in needed])
+
+
+def _texts(asked: Asked) -> list[str]:
+    return [asked.entity.get(column, "") for column in spine_keys(asked.wanted, asked.view)]
+
+
+def _key(asked: Asked) -> dict[str, pa.Scalar] | None:
+    """Return the values of the view's entity keys, None where one is null: nothing is known of such an entity."""
+    kinds = {field.name: ARROW_TYPES[field.type] for field in asked.dataset.fields}
+    found = {}
+    for name, text in zip(asked.view.entity_keys, _texts(asked), strict=True):
+        if not text:
+            return None
+        try:
+            found[name] = _scalar(text, kinds[name])
+        except (pa.ArrowInvalid, ValueError) as error:
+            what = FieldViolation(f"entities[{name}]", f"{text[:60]!r} is no {kinds[name]}")
+            raise KeyInvalid(f"entity key {name!r} of view {asked.view.name!r}: {error}", [what]) from error
+    return found
+
+
+def _scalar(text: str, kind: pa.DataType) -> pa.Scalar:
+    if pa.types.is_timestamp(kind) and not text.endswith("Z") and "+" not in text:
+        # As records of predictions have times: in UTC, without saying so.
+        text += "Z"
+    if pa.types.is_integer(kind):
+        # A column of integers with nulls beside them comes as doubles.
+        return pa.scalar(text.removesuffix(".0")).cast(kind)
+    return pa.scalar(text).cast(kind)
+
+
+def _listed(
+    artifacts: ArtifactStore, dataset: Dataset, found: Sequence[_Found], counted: Sequence[int]
+) -> Iterator[ContributingRow]:
+    wanted = set(counted)
+    place = 0
+    for one in found:
+        numbers = [number for n, number in enumerate(one.numbers, place) if n in wanted]
+        place += len(one.numbers)
+        if not numbers:
+            continue
+        whole = read_parquet(artifacts.path(one.batch.digest), arrow_schema(dataset))
+        for number, row in zip(numbers, whole.take(numbers).to_pylist(), strict=True):
+            yield ContributingRow(
+                batch_id=one.batch.batch_id,
+                batch_position=one.batch.position,
+                row=number,
+                row_json=json.dumps(row, ensure_ascii=False, default=str),
+            )
+
+
+def _pages(first: ExplainFeaturesResponse, rows: Sequence[ContributingRow]) -> list[ExplainFeaturesResponse]:
+    first.rows.extend(rows[:_PAGE_ROWS])
+    more = [
+        ExplainFeaturesResponse(view=first.view, dataset=first.dataset, rows=rows[start : start + _PAGE_ROWS])
+        for start in range(_PAGE_ROWS, len(rows), _PAGE_ROWS)
+    ]
+    return [first, *more]
