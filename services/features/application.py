@@ -191,7 +191,7 @@ class Features:
 
     async def online_features(self, request: api.GetOnlineFeaturesRequest) -> api.GetOnlineFeaturesResponse:
         """Return the view features of a feature set for entities as of each row's cut-off."""
-        prepared = await self._prepare(request.feature_set, request.feature_set_version)
+        prepared = await self._prepare(request.feature_set, request.feature_set_version, request.min_position)
         cutoffs = list(request.cutoff_micros)
         rows = tabular_columns.length(request.entities[0]) if request.entities else len(cutoffs)
         if len(cutoffs) not in (1, rows) or not cutoffs:
@@ -224,10 +224,10 @@ class Features:
                 response.feature_set_position, response.position = declared, position
                 yield response
 
-    async def _prepare(self, name: str, version: str) -> Prepared:
+    async def _prepare(self, name: str, version: str, min_position: int) -> Prepared:
         if (name, version) in self._prepared:
             return self._prepared[name, version]
-        registered = await self.feature_set(name, version)
+        registered = await self.feature_set(name, version, min_position)
         key = name, registered.version
         if key not in self._prepared:
             views = await self._views_of(registered)

@@ -13,7 +13,7 @@ from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, NotFound
 from chassis.events import EventLog
 from chassis.ids import request_id_from
-from chassis.projection import ProjectionRunner
+from chassis.projection import ProjectionBehind, ProjectionRunner
 from lineal.api.monitor.v1 import monitor_service_pb2 as api
 from lineal.api.monitor.v1.events_pb2 import SegmentSealed
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
@@ -242,7 +242,12 @@ class Monitor:
         while True:
             await asyncio.sleep(_SEAL_SECONDS)
             for endpoint in await asyncio.to_thread(self._unsealed.counts):
-                await self._seal(endpoint)
+                try:
+                    await self._seal(endpoint)
+                except ProjectionBehind as error:
+                    # What was sealed by then is found in the tables before the next try.
+                    self._reconciled = False
+                    _logger.warning("sealing of %s is tried again: %s", endpoint, error)
 
     async def _close(
         self, endpoint: str, facts: EndpointFacts, start: int, end: int

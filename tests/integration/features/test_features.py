@@ -210,10 +210,10 @@ async def test_statuses_say_why_a_value_is_missing(any_world: World) -> None:
 
 
 async def test_wrong_entities_are_named(world: World) -> None:
-    await world.declare(trips(), ends(), view(), feature_set())
+    position = await world.declare(trips(), ends(), view(), feature_set())
     for entities, says in (({"drivr": ["ann"]}, "did you mean"), ({"driver": [1]}, "declared is string")):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await world.online("late", entities, [at(0)])
+            await world.online("late", entities, [at(0)], position)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert says in str(caught.value.trailing_metadata())
 
@@ -225,8 +225,8 @@ async def test_a_view_needs_its_dataset(world: World) -> None:
 
 
 async def test_a_feature_set_gets_a_new_version_with_its_views(world: World) -> None:
-    await world.declare(trips(), ends(), view(), feature_set())
-    first = await world.features.GetFeatureSet(api.GetFeatureSetRequest(name="late"))
+    position = await world.declare(trips(), ends(), view(), feature_set())
+    first = await world.features.GetFeatureSet(api.GetFeatureSetRequest(name="late", min_position=position))
     changed = view()
     changed.features[0].name = "count"
     position = await world.declare(changed, feature_set())
