@@ -8,22 +8,23 @@ A proof is a chain. Each layer rests on the one above it:
     prediction   the prediction's record is a leaf of the segment
     manifest     documents whose SHA-256 stands in the one before: the record names its bundle, the bundle its training
                  set, the training set its snapshots
+    definition   the feature set that the bundle names, its views and their datasets, as events of the same log
+    batch        the event of each batch that brought rows, with their Merkle root; manifests that list the batch agree
+    row          each row behind the features that were looked up is a leaf of its batch
 
 A proof about an event has the first two.
 """
 
-import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from lineal import merkle
+from lineal import merkle, served
 from lineal.api.lineage.v1 import lineage_service_pb2 as lineage_api
 from lineal.api.lineage.v1 import proof_service_pb2 as proof_api
 from lineal.api.lineage.v1.record_pb2 import EventRecord, StoredRecord
@@ -31,57 +32,67 @@ from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.api.monitor.v1.events_pb2 import SegmentSealed
 from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
 from lineal.calls import Services
-from lineal.errors import LinealError, call_failed
+from lineal.errors import call_failed
 from lineal.merkle import ProofWrong
 from lineal.notes import Checkpoint, NoteWrong, PublicKey, trusted_keys, verified
+from lineal.proof_file import ProofInvalid, bytes_of, logged, member, path_of, text_of
+from lineal.served import Served
+
+__all__ = ["FORMAT", "ProofInvalid", "Proven", "audit", "check", "of_event", "of_prediction"]
 
 FORMAT = "lineal-proof-v1"
 _SEALED = "lineal.api.monitor.v1.SegmentSealed"
 
 
-class ProofInvalid(LinealError):
-    """A proof does not hold; `layer` is where it breaks."""
-
-    def __init__(self, layer: str, why: str) -> None:
-        super().__init__(f"{layer}: {why}")
-        self.layer = layer
-
-
 @dataclass(frozen=True)
 class Proven:
-    """What a proof shows. `prediction` and `manifests` are there for a prediction only."""
+    """What a proof shows. All but the first two are there for a prediction only, `served` if the file has rows."""
 
     checkpoint: Checkpoint
     event: EventRecord
     prediction: PredictionRecord | None = None
     manifests: list[dict[str, Any]] = field(default_factory=list)
+    served: Served | None = None
 
 
 def of_event(services: Services, position: int) -> dict[str, Any]:
     """Return the proof that an event is in the log, as JSON values. Raises CallFailed."""
-    request = proof_api.GetInclusionProofRequest(position=position)
-    found = services.proofs.call("GetInclusionProof", request)
+    return _of_events(services, position)[0]
+
+
+def _of_events(services: Services, position: int, *others: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the proof of an event, and others of the same checkpoint."""
+    found = services.proofs.call("GetCheckpoint", proof_api.GetCheckpointRequest())
+    event, *events = (_event_proof(services, one, found.size) for one in (position, *others))
+    # Asked for last: it then has whoever vouches for the key that has signed.
     keys = services.proofs.call("ListKeys", proof_api.ListKeysRequest())
-    return {
-        "format": FORMAT,
-        "checkpoint": found.checkpoint,
-        "rotations": list(keys.rotations),
-        "event": {"record": _text(found.record), "path": [_text(one) for one in found.path]},
-    }
+    made = {"format": FORMAT, "checkpoint": found.checkpoint, "rotations": list(keys.rotations), "event": event}
+    return made, events
 
 
-def of_prediction(services: Services, prediction_id: str) -> dict[str, Any]:
-    """Return the proof of a prediction, as JSON values. Raises CallFailed."""
+def _event_proof(services: Services, position: int, size: int) -> dict[str, Any]:
+    found = services.proofs.call("GetInclusionProof", proof_api.GetInclusionProofRequest(position=position, size=size))
+    return {"record": text_of(found.record), "path": [text_of(one) for one in found.path]}
+
+
+def of_prediction(services: Services, prediction_id: str, *, rows: bool = True) -> dict[str, Any]:
+    """Return the proof of a prediction, as JSON values; with the rows behind its features unless `rows` is false.
+
+    Raises CallFailed, also when there are more than 10,000 rows behind one view.
+    """
     request = monitor_api.GetPredictionProofRequest(prediction_id=prediction_id)
     found = services.monitor.call("GetPredictionProof", request, timeout=60)
-    return of_event(services, found.position) | {
+    behind = served.collect(services, found) if rows else None
+    made, events = _of_events(services, found.position, *(behind.positions if behind else ()))
+    made |= {
         "prediction": {
-            "record": _text(found.record),
+            "record": text_of(found.record),
             "index": found.index,
-            "path": [_text(one) for one in found.path],
+            "path": [text_of(one) for one in found.path],
         },
-        "manifests": [_text(one) for one in found.manifests],
+        "manifests": [text_of(one) for one in found.manifests],
     }
+    return made if behind is None else made | {"served": {"events": events, "rows": behind.rows}}
 
 
 def check(proof: Any, trusted: PublicKey) -> Proven:
@@ -96,7 +107,10 @@ def check(proof: Any, trusted: PublicKey) -> Proven:
     if "prediction" not in proof:
         return Proven(checkpoint, event)
     prediction = _prediction(proof, event)
-    return Proven(checkpoint, event, prediction, list(_manifests(proof, prediction)))
+    proven = Proven(checkpoint, event, prediction, list(_manifests(proof, prediction)))
+    if "served" not in proof:
+        return proven
+    return replace(proven, served=served.check(proof["served"], checkpoint, prediction, proven.manifests))
 
 
 def audit(services: Services, trusted: PublicKey, progress: Callable[[int, int], None]) -> Checkpoint:
@@ -140,7 +154,7 @@ def _add(tree: merkle.Growing, stored: StoredRecord) -> None:
 
 def _checkpoint(proof: Mapping[str, Any], trusted: PublicKey) -> Checkpoint:
     layer = "checkpoint"
-    note, rotations = _member(proof, "checkpoint", str, layer), _member(proof, "rotations", list, layer)
+    note, rotations = member(proof, "checkpoint", str, layer), member(proof, "rotations", list, layer)
     try:
         keys = trusted_keys(trusted, trusted.name, [str(rotation) for rotation in rotations])
         found = Checkpoint.parse(verified(note, keys))
@@ -152,16 +166,7 @@ def _checkpoint(proof: Mapping[str, Any], trusted: PublicKey) -> Checkpoint:
 
 
 def _event(proof: Mapping[str, Any], checkpoint: Checkpoint) -> EventRecord:
-    layer = "log"
-    given = _member(proof, "event", dict, layer)
-    data = _bytes(_member(given, "record", str, layer), layer)
-    try:
-        event = EventRecord.FromString(data)
-        path = _path(given, layer)
-        merkle.check_inclusion(merkle.leaf_hash(data), event.position - 1, checkpoint.size, path, checkpoint.root)
-    except (DecodeError, ProofWrong) as error:
-        raise ProofInvalid(layer, str(error)) from error
-    return event
+    return logged(member(proof, "event", dict, "log"), checkpoint)
 
 
 def _prediction(proof: Mapping[str, Any], event: EventRecord) -> PredictionRecord:
@@ -174,12 +179,12 @@ def _prediction(proof: Mapping[str, Any], event: EventRecord) -> PredictionRecor
     except (DecodeError, ValueError) as error:
         raise ProofInvalid(layer, str(error)) from error
     layer = "prediction"
-    given = _member(proof, "prediction", dict, layer)
-    data = _bytes(_member(given, "record", str, layer), layer)
-    index = _member(given, "index", int, layer)
+    given = member(proof, "prediction", dict, layer)
+    data = bytes_of(member(given, "record", str, layer), layer)
+    index = member(given, "index", int, layer)
     try:
         # The number of leaves is the event's: a root alone does not tell trees of different sizes apart.
-        merkle.check_inclusion(merkle.leaf_hash(data), index, sealed.leaves, _path(given, layer), root)
+        merkle.check_inclusion(merkle.leaf_hash(data), index, sealed.leaves, path_of(given, layer), root)
         return PredictionRecord.FromString(data)
     except (DecodeError, ProofWrong) as error:
         raise ProofInvalid(layer, str(error)) from error
@@ -187,7 +192,7 @@ def _prediction(proof: Mapping[str, Any], event: EventRecord) -> PredictionRecor
 
 def _manifests(proof: Mapping[str, Any], prediction: PredictionRecord) -> Sequence[dict[str, Any]]:
     layer = "manifest"
-    given = [_bytes(one, layer) for one in _member(proof, "manifests", list, layer)]
+    given = [bytes_of(one, layer) for one in member(proof, "manifests", list, layer)]
     by_digest = {hashlib.sha256(data).hexdigest(): data for data in given}
     found: list[dict[str, Any]] = []
 
@@ -206,28 +211,3 @@ def _manifests(proof: Mapping[str, Any], prediction: PredictionRecord) -> Sequen
     if by_digest:
         raise ProofInvalid(layer, f"nothing leads to {', '.join(digest[:12] for digest in by_digest)}")
     return found
-
-
-def _member(given: Any, name: str, kind: type, layer: str) -> Any:
-    if not isinstance(given, Mapping) or not isinstance(given.get(name), kind):
-        raise ProofInvalid(layer, f"{name!r} is missing, or of the wrong type")
-    return given[name]
-
-
-def _path(given: Mapping[str, Any], layer: str) -> list[bytes]:
-    return [_bytes(one, layer) for one in _member(given, "path", list, layer)]
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _bytes(text: Any, layer: str) -> bytes:
-    try:
-        data = base64.b64decode(str(text), validate=True)
-    except binascii.Error:
-        data = b""
-    # Base64 has spare bits; only one way of writing each value is taken.
-    if not isinstance(text, str) or _text(data) != text:
-        raise ProofInvalid(layer, "holds what is not base64")
-    return data

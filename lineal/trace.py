@@ -1,7 +1,7 @@
-"""Follow a prediction back: record, bundle, run, training set, snapshots, raw rows, spans."""
+"""Follow a prediction back: record, bundle, run, training set, snapshots, the rows behind its features, spans."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,7 @@ from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.calls import Services
-
-
-@dataclass(frozen=True)
-class RawRows:
-    """Accepted rows of one dataset that speak of an entity of the prediction, the newest first."""
-
-    dataset: str
-    key: Mapping[str, str]
-    rows: list[dict[str, Any]]
+from lineal.explain import View, explain
 
 
 @dataclass(frozen=True)
@@ -32,15 +24,15 @@ class Trace:
     run: Any = None
     training_set: Any = None
     snapshots: list[Any] = field(default_factory=list)
-    raw_rows: list[RawRows] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
     spans: list[dict[str, Any]] = field(default_factory=list)
 
 
-def trace(services: Services, prediction_id: str, *, telemetry: Path | None = None, rows: int = 3) -> Trace:
+def trace(services: Services, prediction_id: str, *, telemetry: Path | None = None) -> Trace:
     """Follow a prediction by its id.
 
-    `telemetry` is the folder of span files on this machine, if it is there; `rows` is how many raw rows are shown per
-    dataset. Raises CallFailed when the prediction is unknown.
+    `telemetry` is the folder of span files on this machine, if it is there. Raises CallFailed when the prediction is
+    unknown.
     """
     found = services.monitor.call("GetPrediction", monitor_api.GetPredictionRequest(prediction_id=prediction_id))
     record = found.prediction
@@ -56,9 +48,19 @@ def trace(services: Services, prediction_id: str, *, telemetry: Path | None = No
         services.ingest.call("GetSnapshot", ingest_api.GetSnapshotRequest(digest=digest)).snapshot
         for _, digest in sorted(training_set.snapshots.items())
     ]
-    return Trace(
-        found, bundle, run, training_set, snapshots, list(_raw_rows(services, found, training_set, rows)), spans
-    )
+    views = []
+    if record.feature_position:
+        name, version = training_set.feature_set, training_set.feature_set_version
+        entities = dict(record.entities)
+        views = explain(services, name, version, entities, record.event_time_micros, record.feature_position)
+    return Trace(found, bundle, run, training_set, snapshots, views, spans)
+
+
+def served(found: monitor_api.GetPredictionResponse) -> dict[str, float | str | None]:
+    """Return the values of a prediction as they were scored, by column."""
+    record = found.prediction
+    numbers = dict(zip(found.numeric_columns, record.numeric_values, strict=True))
+    return {**numbers, **dict(zip(found.categorical_columns, record.categorical_values, strict=True))}
 
 
 def spans_of(folder: Path, trace_id: str) -> Iterator[dict[str, Any]]:
@@ -82,42 +84,3 @@ def _spans(line: str, trace_id: str) -> Iterator[dict[str, Any]]:
                         "micros": (int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"])) // 1000,
                         "span_id": span["spanId"],
                     }
-
-
-def _raw_rows(services: Services, found: Any, training_set: Any, rows: int) -> Iterator[RawRows]:
-    entities = dict(found.prediction.entities)
-    feature_set = services.features.call(
-        "GetFeatureSet",
-        features_api.GetFeatureSetRequest(name=training_set.feature_set, version=training_set.feature_set_version),
-    ).feature_set
-    views = {view.name: view for view in _views(services)}
-    seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
-    for wanted in feature_set.view_features:
-        view = views.get(wanted.view)
-        if view is None:
-            continue
-        key = {name: entities.get(wanted.keys.get(name, name), "") for name in view.entity_keys}
-        if (view.dataset, tuple(key.items())) in seen:
-            continue
-        seen.add((view.dataset, tuple(key.items())))
-        response = services.ingest.call(
-            "FindRows",
-            ingest_api.FindRowsRequest(
-                dataset=view.dataset, key=key, until_position=found.prediction.feature_position, page_size=rows
-            ),
-        )
-        yield RawRows(
-            view.dataset,
-            key,
-            [{"batch_id": row.batch_id, "row": row.row, **json.loads(row.row_json)} for row in response.rows],
-        )
-
-
-def _views(services: Services) -> Iterator[Any]:
-    token = ""
-    while True:
-        page = services.features.call("ListFeatureViews", features_api.ListFeatureViewsRequest(page_token=token))
-        yield from page.feature_views
-        token = page.next_page_token
-        if not token:
-            return

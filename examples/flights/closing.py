@@ -75,7 +75,7 @@ def close(client: Client, profile: Profile, story: Story, telemetry: Path | None
         missing = _without_span(telemetry, set(frame["trace_id"]))
         story.check("every prediction has its span", missing == 0, f"{missing} of {recorded:,} missing")
     found = trace(client.services, story.sample, telemetry=telemetry)
-    traced = bool(found.run and found.snapshots and found.raw_rows and any(raw.rows for raw in found.raw_rows))
+    traced = bool(found.run and found.snapshots and any(view.rows for view in found.views))
     story.check("a prediction is traced to its raw rows", traced, story.sample)
     console.print(trace_tree(found))
     _links(profile, story, alarms)

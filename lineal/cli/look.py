@@ -1,5 +1,6 @@
 """Commands that only look: alarms, sagas, bundles, runs, trace."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,11 @@ from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.api.trainer.v1.run_pb2 import RunState
 from lineal.cli.output import console, moment, options, plain, short, show
 from lineal.cli.work import connect
-from lineal.trace import Trace
+from lineal.explain import View, differences
+from lineal.trace import Trace, served
 from lineal.trace import trace as follow
 
+_SHOWN_ROWS = 3
 Endpoint = Annotated[str, typer.Option("--endpoint", "-e", help="Only of this endpoint.")]
 
 
@@ -119,7 +122,7 @@ def trace_json(found: Trace) -> dict[str, Any]:
         "run": plain(found.run),
         "training_set": plain(found.training_set),
         "snapshots": [{**plain(s), "profile_json": None} for s in found.snapshots],
-        "raw_rows": [{"dataset": raw.dataset, "key": dict(raw.key), "rows": raw.rows} for raw in found.raw_rows],
+        "views": [asdict(view) for view in found.views],
         "spans": found.spans,
     }
 
@@ -148,17 +151,29 @@ def trace_tree(found: Trace) -> Tree:
                 f"{snapshot.dataset} {short(snapshot.digest)}, {snapshot.rows:,} rows in {snapshot.batches:,} batches"
             )
             training.add(f"snapshot of {text}")
-    raw = tree.add("raw rows behind the features, newest first")
-    for rows in found.raw_rows:
-        key = ", ".join(f"{name} {text}" for name, text in rows.key.items())
-        branch = raw.add(f"{rows.dataset} of {key}")
-        for row in rows.rows:
-            branch.add(", ".join(f"{name} {value}" for name, value in row.items()))
+    if found.views:
+        wrong = list(differences(found.views, served(found.prediction), record.given_columns))
+        given = f"[red]another {', '.join(one[0] for one in wrong)}[/red]" if wrong else "the values that were served"
+        raw = tree.add(f"raw rows behind the looked-up features; computed anew they give {given}")
+        for view in found.views:
+            branch = raw.add(described(view))
+            for row in view.rows[: -_SHOWN_ROWS - 1 : -1]:
+                shown = ", ".join(f"{name} {value}" for name, value in row.values.items())
+                branch.add(f"row {row.row} of batch {row.batch_id}: {shown}")
     if found.spans:
         spans = tree.add(f"trace {record.trace_id}")
         for span in found.spans:
             spans.add(f"{span['service']} {span['name']} {span['micros']:,} µs")
     return tree
+
+
+def described(view: View) -> str:
+    """Return in a line what a view says of an entity, and how many rows make it so."""
+    key = ", ".join(f"{name} {text or 'null'}" for name, text in view.key.items())
+    rows = f"{len(view.rows):,} row{'' if len(view.rows) == 1 else 's'}"
+    return f"{view.view} of {key}: {rows} of {view.dataset}" + (
+        f", the last {_SHOWN_ROWS}:" if len(view.rows) > _SHOWN_ROWS else ""
+    )
 
 
 def word(enum: Any, value: int) -> str:

@@ -14,7 +14,9 @@ from lineal.client import new_request_id
 from lineal.errors import LinealError
 from lineal.notes import NoteWrong, PublicKey
 from lineal.proof import Proven
+from lineal.served import Served, ServedRow
 
+_SHOWN_ROWS = 8
 Key = Annotated[
     str, typer.Option("--key", help="Public key of the log, or a file that holds it; `lineal keys` prints it.")
 ]
@@ -24,12 +26,18 @@ def prove(
     prediction: Annotated[str, typer.Argument(help="Id of a prediction.")] = "",
     event: Annotated[int, typer.Option("--event", help="Position of an event, instead of a prediction.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows/--no-rows", help="With the rows behind looked-up features, at most 10,000 a view.")
+    ] = True,
 ) -> None:
     """Write a proof that a prediction, or an event, is in the log: anybody can check it with the public key."""
     if bool(prediction) == bool(event):
         raise LinealError("name a prediction, or an event with --event")
     with connect() as client:
-        made = proof.of_event(client.services, event) if event else proof.of_prediction(client.services, prediction)
+        if event:
+            made = proof.of_event(client.services, event)
+        else:
+            made = proof.of_prediction(client.services, prediction, rows=rows)
     path = output or Path(f"{prediction.replace('/', '-') or event}.proof.json")
     path.write_text(_written(made), encoding="utf-8")
     show({"file": str(path)}, ("proof", "bytes"), [(str(path), f"{path.stat().st_size:,}")])
@@ -106,7 +114,30 @@ def _layers(proven: Proven) -> list[tuple[str, str]]:
         rows.append(
             ("prediction", f"{record.prediction_id}, score {record.score:.6g} by bundle {short(record.bundle_digest)}")
         )
-    return rows + [("manifest", _named(manifest)) for manifest in proven.manifests]
+    rows += [("manifest", _named(manifest)) for manifest in proven.manifests]
+    return rows + (_behind(proven.served) if proven.served is not None else [])
+
+
+def _behind(served: Served) -> list[tuple[str, str]]:
+    if served.feature_set is None:
+        return [("row", "nothing was looked up: all features came with the request")]
+    declared = served.feature_set
+    rows = [
+        (
+            "definition",
+            f"feature set {declared.feature_set.name} {short(declared.version)} over {len(served.views)} views",
+        )
+    ]
+    batches: dict[tuple[str, str], list[ServedRow]] = {}
+    for row in served.rows:
+        batches.setdefault((row.dataset.name, row.batch_id), []).append(row)
+    for (dataset, batch), held in sorted(batches.items()):
+        where = "which a snapshot above holds" if held[0].in_snapshot else "in the log, after the snapshots above"
+        rows.append(("batch", f"{batch} of {dataset} at log position {held[0].position:,}, {where}"))
+        numbers = ", ".join(str(row.row) for row in held[:_SHOWN_ROWS])
+        more = f" and {len(held) - _SHOWN_ROWS:,} more" if len(held) > _SHOWN_ROWS else ""
+        rows.append(("row", f"{numbers}{more} of it: {len(held):,} of the rows behind the features"))
+    return rows if batches else [*rows, ("row", "none was known of the prediction's entities")]
 
 
 def _named(manifest: dict[str, Any]) -> str:
@@ -123,4 +154,16 @@ def _value(proven: Proven) -> dict[str, Any]:
         "event": plain(proven.event),
         "prediction": plain(proven.prediction),
         "manifests": proven.manifests,
+        "rows": None if proven.served is None else [_row_value(row) for row in proven.served.rows],
+    }
+
+
+def _row_value(row: ServedRow) -> dict[str, Any]:
+    return {
+        "dataset": row.dataset.name,
+        "batch_id": row.batch_id,
+        "position": row.position,
+        "row": row.row,
+        "in_snapshot": row.in_snapshot,
+        "values": row.values,
     }

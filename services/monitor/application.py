@@ -306,13 +306,18 @@ class Monitor:
         predictions, _ = segment.decoded()
         times = [record.event_time_micros for record in predictions]
         digest = await asyncio.to_thread(lambda: self._artifacts.put(segment.to_parquet()))
+        bundles = {
+            bundle: await asyncio.to_thread(self._facts.bundle_if_there, bundle)
+            for bundle in {record.bundle_digest for record in predictions}
+        }
         sealed = SegmentSealed(
             endpoint=endpoint,
             segment_digest=digest,
             merkle_root=segment.merkle_root,
             predictions=len(predictions),
             leaves=len(segment.predictions) + len(segment.mirrored),
-            bundle_digests=sorted({record.bundle_digest for record in predictions}),
+            bundle_digests=sorted(bundles),
+            lookups=segment.lookups(bundles.__getitem__),
         )
         sealed.min_event_time.FromMicroseconds(min(times))
         sealed.max_event_time.FromMicroseconds(max(times))

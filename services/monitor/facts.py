@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chassis.artifacts import ArtifactStore
-from chassis.errors import NotFound, RuleViolated
+from chassis.errors import ArtifactCorrupt, NotFound, RuleViolated
 from chassis.events import EventLog
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_set_pb2 import Label
@@ -56,6 +56,13 @@ class Facts:
             return Bundle.from_bytes(self._artifacts.read(digest))
         except ManifestInvalid as error:
             raise NotABundle(f"artifact {digest[:12]} is {error}") from error
+
+    def bundle_if_there(self, digest: str) -> Bundle | None:
+        """Return a manifest, None when it cannot be read: what only describes records must not stop them."""
+        try:
+            return self.bundle(digest)
+        except (NotABundle, NotFound, ArtifactCorrupt):
+            return None
 
     async def _label(self, model: str) -> Label | None:
         feature_set = ""

@@ -200,6 +200,7 @@ class Predictor:
         bundle = loaded.scorers[scored.arm.bundle_digest].bundle
         entities = _texts(request, bundle.entity_columns)
         labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
+        given = [column.name for column in bundle.columns if column.source == "view" and column.name in request.columns]
         now = int(self._clock.now().timestamp() * 1e6)
         decisions = answer.decisions or [0] * request.rows
         return [
@@ -223,6 +224,7 @@ class Predictor:
                 trace_id=answer.trace_id,
                 latency_micros=latency,
                 fallback=fallback,
+                given_columns=given,
             )
             for row in range(request.rows)
         ]

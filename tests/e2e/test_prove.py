@@ -4,6 +4,8 @@ import base64
 import copy
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import pytest
 
 from lineal import proof
+from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.notes import PublicKey
-from tests.e2e.conftest import Running
+from tests.e2e.conftest import ROOT, Running
 
 pytestmark = pytest.mark.timeout(240)
 _BROKEN = 300
@@ -43,6 +46,37 @@ def test_a_prediction_is_proven_to_its_snapshots(
     assert bundle["model"] == notebook["saga"].endpoint
     assert sorted(training_set["snapshots"]) == sorted(snapshot["dataset"] for snapshot in snapshots)
     assert "holds" in suite.lineal("verify", str(proven), "--key", key)
+
+
+def test_the_rows_behind_the_features_are_proven(
+    suite: Running, notebook: dict[str, Any], proven: Path, key: str
+) -> None:
+    shown = json.loads(suite.lineal("verify", str(proven), "--key", key, "--json"))
+    customer = shown["prediction"]["entities"]["customer"]
+    assert {row["values"]["customer"] for row in shown["rows"]} == {customer}
+    frames = {"orders": notebook["orders"], "payments": notebook["payments"]}
+    for row in shown["rows"]:
+        assert frames[row["dataset"]].loc[row["row"], "order_id"] == row["values"]["order_id"]
+        assert row["in_snapshot"]
+    assert len(shown["rows"]) > 1
+    traced = json.loads(suite.lineal("trace", shown["prediction"]["prediction_id"], "--json"))
+    behind = {(view["dataset"], row["row"]) for view in traced["views"] for row in view["rows"]}
+    assert behind == {(row["dataset"], row["row"]) for row in shown["rows"]}
+
+
+def test_the_features_come_out_of_the_proven_rows_as_they_were_served(proven: Path, key: str) -> None:
+    command = [sys.executable, "-m", "tools.recompute", str(proven), "--key", key]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "as they were served" in done.stdout
+
+
+def test_rows_can_be_left_out(suite: Running, proven: Path, key: str, tmp_path: Path) -> None:
+    prediction = proof.check(json.loads(proven.read_text(encoding="utf-8")), PublicKey.parse(key)).prediction
+    assert prediction is not None
+    suite.lineal("prove", prediction.prediction_id, "--no-rows", "-o", str(tmp_path / "short.json"))
+    shown = json.loads(suite.lineal("verify", str(tmp_path / "short.json"), "--key", key, "--json"))
+    assert shown["rows"] is None
 
 
 def test_an_event_is_proven(suite: Running, key: str, tmp_path: Path) -> None:
@@ -76,15 +110,45 @@ def test_whatever_is_changed_is_found_and_the_layer_is_named(proven: Path, key: 
     trusted = PublicKey.parse(key)
     assert proof.check(whole, trusted).prediction is not None
     generator = random.Random(20_130_701)
-    places = list(_places(whole))
+    # There are many rows: each part of the file has the same share of what is broken.
+    parts: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for place in _places(whole):
+        parts.setdefault(tuple(step for step in place if isinstance(step, str)), []).append(place)
+    assert ("served", "rows", "path") in parts
     layers = set()
-    for _ in range(_BROKEN):
+    for number in range(_BROKEN):
         broken = copy.deepcopy(whole)
-        _break(broken, generator.choice(places), generator)
+        part = list(parts.values())[number % len(parts)]
+        _break(broken, generator.choice(part), generator)
         with pytest.raises(proof.ProofInvalid) as caught:
             proof.check(broken, trusted)
         layers.add(caught.value.layer)
-    assert layers == {"file", "checkpoint", "log", "prediction", "manifest"}
+    assert layers == {"file", "checkpoint", "log", "prediction", "manifest", "batch", "row"}
+
+
+@pytest.mark.parametrize(
+    ("remove", "layer"),
+    [
+        ("lineal.api.features.v1.FeatureSetRegistered", "definition"),
+        ("lineal.api.features.v1.FeatureViewRegistered", "definition"),
+        ("lineal.api.ingest.v1.DatasetRegistered", "definition"),
+        ("lineal.api.ingest.v1.BatchAccepted", "batch"),
+        ("row", "batch"),
+    ],
+)
+def test_what_is_left_out_is_found(proven: Path, key: str, remove: str, layer: str) -> None:
+    whole = json.loads(proven.read_text(encoding="utf-8"))
+    events, rows = whole["served"]["events"], whole["served"]["rows"]
+    if remove == "row":
+        batch = rows[0]["batch"]
+        whole["served"]["rows"] = [row for row in rows if row["batch"] != batch]
+    else:
+        kept = [one for one in events if EventRecord.FromString(base64.b64decode(one["record"])).type != remove]
+        assert len(kept) < len(events)
+        whole["served"]["events"] = kept
+    with pytest.raises(proof.ProofInvalid) as caught:
+        proof.check(whole, PublicKey.parse(key))
+    assert caught.value.layer == layer
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

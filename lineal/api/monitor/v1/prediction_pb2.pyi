@@ -198,7 +198,7 @@ class FeatureLookup(_message.Message):
     MIN_POSITION_FIELD_NUMBER: _builtins.int
     MAX_POSITION_FIELD_NUMBER: _builtins.int
     feature_set: _builtins.str
-    """Name of the feature set."""
+    """Name of the feature set; empty when the bundle that names it could not be read."""
     feature_set_version: _builtins.str
     """Version of the feature set."""
     predictions: _builtins.int
