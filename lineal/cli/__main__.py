@@ -10,7 +10,7 @@ import click
 import typer
 
 from lineal import __version__
-from lineal.cli import log, look, prove, suite, tables, work
+from lineal.cli import keep, log, look, prove, suite, tables, work
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -59,6 +59,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     prove.prove,
     prove.verify,
     prove.keys,
+    keep.seal,
 )
 for _command in _COMMANDS:
     app.command()(_command)

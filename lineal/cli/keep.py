@@ -1,15 +1,62 @@
 """Commands that keep a log sound over the years."""
 
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Annotated
+
 import grpc
+import typer
 
 from lineal.api.lineage.v1 import keeping_service_pb2 as api
-from lineal.cli.output import progress
+from lineal.cli.log import Times
+from lineal.cli.output import progress, say, short, show
 from lineal.cli.tables import Row
+from lineal.cli.work import connect
 from lineal.client import Client
-from lineal.errors import call_failed
+from lineal.errors import LinealError, call_failed
 from lineal.profile import Profile
 
 _STAGES = {"log": "events, tree and checkpoints are as stored", "artifacts": "artifacts are as named"}
+
+
+def seal(
+    until: Annotated[str, typer.Option(help="Position of the last event to seal, or a time in UTC.")],
+) -> None:
+    """Move the records of old events from the database to Parquet files among the artifacts; proofs stay valid."""
+    request = api.SealEventsRequest()
+    if until.isdigit():
+        request.position = int(until)
+    else:
+        request.recorded_time.FromDatetime(_time(until))
+    ranges: list[api.SealedRange] = []
+    with connect() as client, progress() as display:
+        keeping = client.services.keeping
+        task = display.add_task("sealing", total=None)
+        try:
+            for response in keeping.stub.SealEvents(request):
+                ranges.append(response.range)
+                display.update(task, completed=response.range.last_position)
+        except grpc.RpcError as error:
+            raise call_failed(error, keeping.name, keeping.address) from error
+    rows = [
+        (
+            f"{found.first_position:,} to {found.last_position:,}",
+            short(found.digest),
+            f"{found.record_bytes:,}",
+            f"{found.file_bytes:,}",
+        )
+        for found in ranges
+    ]
+    if not ranges:
+        say("nothing is left to seal up to there")
+    show(ranges, ("events", "file", "bytes in the database", "in the file"), rows)
+
+
+def _time(text: str) -> datetime:
+    for form in Times:
+        with suppress(ValueError):
+            return datetime.strptime(text, form).replace(tzinfo=UTC)
+    raise LinealError(f"--until: {text!r} is neither a position nor a time such as 2026-11-20 14:05")
 
 
 def verified(profile: Profile) -> list[Row]:

@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from chassis.artifacts import ArtifactStore
+from chassis.errors import FieldViolation, InvalidArgument
+from chassis.records import to_datetime
 from lineal.api.lineage.v1 import keeping_service_pb2 as api
 from lineal.api.lineage.v1.keeping_service_pb2_grpc import KeepingServiceServicer as Base
+from services.lineage.application import Application
 from services.lineage.checkpoint_files import CheckpointFiles
+from services.lineage.sealing import Sealer
 from services.lineage.store import EventStore
 from services.lineage.verification import Verification
-from services.lineage.writer import Writer
 
 T = TypeVar("T")
 
@@ -19,16 +23,42 @@ class KeepingServicer(Base):
     """Answers the RPCs of keeping."""
 
     def __init__(
-        self, store: EventStore, writer: Writer, artifacts: ArtifactStore, checkpoints: CheckpointFiles
+        self,
+        application: Application,
+        store: EventStore,
+        artifacts: ArtifactStore,
+        checkpoints: CheckpointFiles,
+        sealer: Sealer,
     ) -> None:
+        self._application = application
         self._store = store
-        self._writer = writer
         self._artifacts = artifacts
         self._checkpoints = checkpoints
+        self._sealer = sealer
+
+    async def SealEvents(self, request: api.SealEventsRequest, _context: Any) -> AsyncIterator[api.SealEventsResponse]:
+        """Seal old events."""
+        until = request.position
+        match request.WhichOneof("until"):
+            case "recorded_time":
+                until = await self._application.position_at(to_datetime(request.recorded_time))
+            case None:
+                raise InvalidArgument("nothing is to be sealed", [FieldViolation("until", "give a position or a time")])
+        async with aclosing(self._sealer.seal(until)) as ranges:
+            async for sealed in ranges:
+                found = api.SealedRange(
+                    first_position=sealed.first,
+                    last_position=sealed.last,
+                    digest=sealed.digest,
+                    merkle_root=sealed.merkle_root.hex(),
+                    record_bytes=sealed.size,
+                    file_bytes=await asyncio.to_thread(self._artifacts.verify, sealed.digest),
+                )
+                yield api.SealEventsResponse(range=found)
 
     async def VerifyLog(self, _request: api.VerifyLogRequest, _context: Any) -> AsyncIterator[api.VerifyLogResponse]:
         """Read everything that is stored and compare."""
-        verification = Verification(self._store, self._artifacts, self._checkpoints, lambda: self._writer.head)
+        verification = Verification(self._store, self._artifacts, self._checkpoints, self._application.head)
         async for progress in _in_threads(verification.run()):
             response = api.VerifyLogResponse(stage=progress.stage, examined=progress.examined, total=progress.total)
             for finding in progress.findings:

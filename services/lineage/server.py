@@ -20,6 +20,7 @@ from services.lineage.local_log import LocalLog
 from services.lineage.projections import GraphProjection
 from services.lineage.proof_servicer import ProofServicer
 from services.lineage.proofs import LogChanged, Proofs, Witness
+from services.lineage.sealing import Sealer
 from services.lineage.servicer import LineageServicer
 from services.lineage.settings import Settings
 from services.lineage.store import EventStore
@@ -73,7 +74,13 @@ async def build(harness: Harness) -> None:
     )
     harness.add_servicer(
         add_KeepingServiceServicer_to_server,
-        KeepingServicer(store, writer, harness.artifacts, CheckpointFiles(second_place, keys)),
+        KeepingServicer(
+            application,
+            store,
+            harness.artifacts,
+            CheckpointFiles(second_place, keys),
+            Sealer(store, writer, harness.artifacts, harness.clock),
+        ),
         keeping_service_pb2.DESCRIPTOR.services_by_name["KeepingService"].full_name,
     )
 
@@ -96,7 +103,7 @@ async def _last_checkpoint(witness: Witness) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _opened(harness: Harness, settings: Settings) -> AsyncIterator[tuple[EventStore, Tree, Writer]]:
-    store = await asyncio.to_thread(EventStore, settings.database)
+    store = await asyncio.to_thread(EventStore, settings.database, harness.artifacts)
     tree = Tree(store)
     writer = Writer(store, tree, harness.clock, settings.max_pending_appends, settings.writer_timeout_seconds)
     try:

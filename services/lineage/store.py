@@ -1,11 +1,16 @@
-"""Where the records lie: one table, on SQLite or PostgreSQL. Blocking. `store_writer` writes."""
+"""Where the records lie: one table, on SQLite or PostgreSQL, and files of what is sealed. Blocking.
+
+`store_writer` writes.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, func, or_, select
 
+from chassis.artifacts import ArtifactStore
 from chassis.databases import Database, open_database
+from services.lineage.sealed import SealedRecords
 from services.lineage.store_writer import StoreWriter, take
 from services.lineage.tables import NewRecord, Stored, events, nodes
 
@@ -47,8 +52,9 @@ class Filter:
 class EventStore:
     """Reads the log, and opens the one connection that writes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, artifacts: ArtifactStore | None = None) -> None:
         self._database: Database = open_database(url, synchronous="FULL", readers=8)
+        self.sealed = SealedRecords(self._database.reader, artifacts)
 
     def open_writer(self, wait_seconds: float = 0.0) -> StoreWriter:
         """Take the right to write; WriterExists when another process has it and keeps it for that long."""
@@ -56,7 +62,7 @@ class EventStore:
         # The right belongs to the session, so the session must never go back to a pool.
         connection.detach()
         try:
-            return take(connection, wait_seconds)
+            return take(connection, wait_seconds, self.sealed.record)
         except BaseException:
             connection.close()
             raise
@@ -76,7 +82,7 @@ class EventStore:
         return Page(records, records[-1].position if cut else until)
 
     def rows(self, after: int, limit: int) -> list[NewRecord]:
-        """Return whole rows after a position in order, as many as fit in one answer."""
+        """Return whole rows after a position in order, as many as fit in one answer; sealed records are empty."""
         query = select(*_STORED, events.c.event_id, events.c.recorded_micros).where(events.c.position > after)
         rows: list[NewRecord] = []
         size = 0
@@ -157,8 +163,18 @@ class EventStore:
                 records.append(Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])))
                 size += len(records[-1].record)
                 if size >= _PAGE_BYTES:
-                    return records, True
-        return records, len(records) == limit
+                    break
+        return self._filled(records, size >= _PAGE_BYTES or len(records) == limit)
+
+    def _filled(self, records: list[Stored], cut: bool) -> tuple[list[Stored], bool]:
+        """Add the records that are sealed, as many as fit in one answer."""
+        size = 0
+        for n, stored in enumerate(records):
+            records[n] = self.sealed.filled(stored)
+            size += len(records[n].record)
+            if size >= _PAGE_BYTES and n + 1 < len(records):
+                return records[: n + 1], True
+        return records, cut
 
 
 def _wanted(wanted: Filter) -> Select[Any]:

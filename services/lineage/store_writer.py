@@ -11,7 +11,7 @@ session has to be used every few seconds or the server ends it, and its lock wit
 
 import fcntl
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 
 from chassis.errors import Overloaded, RuleViolated
 from lineal.merkle import Node
-from services.lineage.tables import NewRecord, metadata
+from services.lineage.tables import NewRecord, SealedRange, metadata
 
 # One lock per database, whatever its name: the number only has to be ours.
 _LOCK = 0x4C494E45414C
@@ -34,12 +34,12 @@ _NEWEST = "SELECT position, recorded_micros FROM events ORDER BY position DESC L
 _COLUMNS = "position, stream, revision, event_id, type, recorded_micros, record, leaf_hash"
 
 _REVISION = "SELECT max(revision) FROM events WHERE stream = ?"
-_EXISTING = "SELECT record FROM events WHERE event_id = ?"
+_EXISTING = "SELECT position, record FROM events WHERE event_id = ?"
 _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_NODE = 'INSERT INTO tree_nodes (level, "index", hash) VALUES (?, ?, ?)'
 
 _PG_REVISIONS = "SELECT stream, max(revision) FROM events WHERE stream = ANY(%s) GROUP BY stream"
-_PG_EXISTING = "SELECT event_id, record FROM events WHERE event_id = ANY(%b)"
+_PG_EXISTING = "SELECT event_id, position, record FROM events WHERE event_id = ANY(%b)"
 _PG_COMMIT = f"""
 WITH fence AS MATERIALIZED (SELECT FROM log_writer WHERE epoch = %s FOR SHARE),
 completed AS (
@@ -51,6 +51,26 @@ SELECT e.* FROM fence, unnest(
     %b::bigint[], %b::text[], %b::bigint[], %b::bytea[], %b::text[], %b::bigint[], %b::bytea[], %b::bytea[]
 ) AS e
 """
+
+_RANGE = ", ".join(SealedRange._fields)
+# Shorter rows take the places of the long ones, so that whole pages become free for the next events.
+_SEAL = (
+    f"CREATE TEMP TABLE sealing AS SELECT {_COLUMNS} FROM events WHERE position BETWEEN :first AND :last",
+    "UPDATE sealing SET record = x''",
+    "DELETE FROM events WHERE position BETWEEN :first AND :last",
+    f"INSERT INTO events ({_COLUMNS}) SELECT * FROM sealing ORDER BY position",
+    "DROP TABLE sealing",
+    f"INSERT INTO sealed_ranges ({_RANGE}) VALUES (:first, :last, :digest, :merkle_root, :size, :sealed_micros)",
+)
+_PG_SEAL = f"""
+WITH fence AS MATERIALIZED (SELECT FROM log_writer WHERE epoch = %(epoch)s FOR SHARE),
+emptied AS (UPDATE events SET record = ''::bytea FROM fence WHERE position BETWEEN %(first)s AND %(last)s)
+INSERT INTO sealed_ranges ({_RANGE})
+SELECT %(first)s, %(last)s, %(digest)s, %(merkle_root)b, %(size)s, %(sealed_micros)s FROM fence
+"""
+
+# Returns a record that is sealed, by its position.
+Unsealed = Callable[[int], bytes]
 
 
 class WriterExists(RuleViolated):
@@ -104,22 +124,30 @@ class StoreWriter(Protocol):
         """
         ...
 
+    def seal(self, sealed: SealedRange) -> None:
+        """Empty the records of a range that lie in an artifact from now on, in one transaction.
+
+        Raises WriterDeposed, and nothing is changed.
+        """
+        ...
+
     def close(self) -> None:
         """Give up the right to write."""
         ...
 
 
-def take(connection: Connection, wait_seconds: float) -> StoreWriter:
+def take(connection: Connection, wait_seconds: float, unsealed: Unsealed) -> StoreWriter:
     """Take the right to write; WriterExists when another process keeps it for that long (SQLite: does not wait)."""
     kind = PostgresWriter if connection.dialect.name == "postgresql" else SqliteWriter
-    return kind(connection, wait_seconds)
+    return kind(connection, wait_seconds, unsealed)
 
 
 class SqliteWriter:
     """Writes to a file."""
 
-    def __init__(self, connection: Connection, _wait_seconds: float) -> None:
+    def __init__(self, connection: Connection, _wait_seconds: float, unsealed: Unsealed) -> None:
         self._connection = connection
+        self._unsealed = unsealed
         database = connection.engine.url.database
         self._lock = _locked(Path(f"{database}.writer")) if database and database != ":memory:" else None
         raw: Any = connection.connection.dbapi_connection
@@ -151,7 +179,7 @@ class SqliteWriter:
     def existing(self, event_ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the records of those events that are there."""
         found = ((key, self._raw.execute(_EXISTING, (key,)).fetchone()) for key in event_ids)
-        return {key: row[0] for key, row in found if row is not None}
+        return {key: row[1] or self._unsealed(row[0]) for key, row in found if row is not None}
 
     def commit(self, records: Sequence[NewRecord], completed: Sequence[tuple[Node, bytes]]) -> None:
         """Write records and nodes in one transaction."""
@@ -172,6 +200,22 @@ class SqliteWriter:
                 raise _full() from error
             raise
 
+    def seal(self, sealed: SealedRange) -> None:
+        """Empty the records of a range."""
+        self._raw.execute("BEGIN IMMEDIATE")
+        try:
+            if self._raw.execute("SELECT epoch FROM log_writer").fetchone() != (self.epoch,):
+                raise _deposed(self.epoch)
+            for statement in _SEAL:
+                self._raw.execute(statement, sealed._asdict())
+            self._raw.execute("COMMIT")
+        except BaseException as error:
+            if self._raw.in_transaction:
+                self._raw.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise _full() from error
+            raise
+
     def close(self) -> None:
         """Give up the right to write."""
         self._connection.close()
@@ -182,8 +226,9 @@ class SqliteWriter:
 class PostgresWriter:
     """Writes in a session that holds an advisory lock."""
 
-    def __init__(self, connection: Connection, wait_seconds: float) -> None:
+    def __init__(self, connection: Connection, wait_seconds: float, unsealed: Unsealed) -> None:
         self._connection = connection
+        self._unsealed = unsealed
         raw: Any = connection.connection.dbapi_connection
         self._raw: psycopg.Connection[Any] = raw
         self._raw.autocommit = True
@@ -219,7 +264,8 @@ class PostgresWriter:
 
     def existing(self, event_ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """Return the records of those events that are there."""
-        return dict(self._raw.execute(_PG_EXISTING, (list(event_ids),), binary=True).fetchall())
+        found = self._raw.execute(_PG_EXISTING, (list(event_ids),), binary=True).fetchall()
+        return {key: record or self._unsealed(position) for key, position, record in found}
 
     def commit(self, records: Sequence[NewRecord], completed: Sequence[tuple[Node, bytes]]) -> None:
         """Write records and nodes with one statement, which is a transaction of its own."""
@@ -240,6 +286,15 @@ class PostgresWriter:
         except psycopg.errors.DiskFull as error:
             raise _full() from error
         if done.rowcount != len(records):
+            raise _deposed(self.epoch)
+
+    def seal(self, sealed: SealedRange) -> None:
+        """Empty the records of a range with one statement."""
+        try:
+            done = self._raw.execute(_PG_SEAL, {"epoch": self.epoch, **sealed._asdict()})
+        except psycopg.errors.DiskFull as error:
+            raise _full() from error
+        if done.rowcount != 1:
             raise _deposed(self.epoch)
 
     def close(self) -> None:

@@ -28,6 +28,19 @@ nodes = Table(
     Column("index", BigInteger, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary(32), nullable=False),
 )
+# Ranges of events whose records lie in a Parquet file among the artifacts; in `events` they are empty, see sealing.py.
+sealed_ranges = Table(
+    "sealed_ranges",
+    metadata,
+    Column("first", _position, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    # Over the leaf hashes of the range.
+    Column("merkle_root", LargeBinary(32), nullable=False),
+    # Of the records, in bytes.
+    Column("size", BigInteger, nullable=False),
+    Column("sealed_micros", BigInteger, nullable=False),
+)
 # One row: the epoch of who writes. A new writer counts it up, and every commit wants its own.
 log_writer = Table(
     "log_writer",
@@ -39,7 +52,7 @@ log_writer = Table(
 
 # Named tuples, because making one takes a third of the time of a frozen dataclass, and every event makes two.
 class Stored(NamedTuple):
-    """One record: `record` are the bytes that are hashed."""
+    """One record: `record` are the bytes that are hashed; in the table they are empty once they are sealed."""
 
     position: int
     stream: str
@@ -55,3 +68,14 @@ class NewRecord(NamedTuple):
     stored: Stored
     event_id: bytes
     recorded_micros: int
+
+
+class SealedRange(NamedTuple):
+    """Events whose records lie in the artifact `digest`, `size` bytes of them; the root is over their leaf hashes."""
+
+    first: int
+    last: int
+    digest: str
+    merkle_root: bytes
+    size: int
+    sealed_micros: int

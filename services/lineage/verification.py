@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.artifacts import ArtifactStore
+from chassis.errors import LinealError
 from lineal import merkle
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.merkle import Growing, Node
@@ -18,7 +19,7 @@ from lineal.notes import Checkpoint
 from services.lineage.checkpoint_files import CheckpointFiles, CheckpointWrong
 from services.lineage.named import Named
 from services.lineage.store import EventStore
-from services.lineage.tables import NewRecord
+from services.lineage.tables import NewRecord, SealedRange, Stored
 from services.lineage.tree import TILE_LEVELS, kept
 
 _PAGE = 1000
@@ -56,6 +57,7 @@ class Verification:
         head: Callable[[], int],
     ) -> None:
         self._store = store
+        self._artifacts = artifacts
         self._checkpoints = checkpoints
         self._grown_to = head
         self._head = 0
@@ -65,6 +67,9 @@ class Verification:
         # The tree of the leaf hashes that are stored, from the first one on that its record does not have.
         self._stored_tree: Growing | None = None
         self._unsure: list[int] = []
+        self._sealed: list[SealedRange] = []
+        self._damaged = False
+        self._range_tree = Growing()
 
     def run(self) -> Iterator[Progress]:
         """Examine page after page."""
@@ -75,6 +80,7 @@ class Verification:
         signed = self._signed()
         # After the checkpoints have been read, so that none is of a log that has grown meanwhile.
         self._head = self._grown_to()
+        self._sealed = self._store.sealed.ranges()[::-1]
         while self._tree.size < self._head:
             after = self._tree.size
             try:
@@ -99,13 +105,15 @@ class Verification:
         yield self._progress("log", self._tree.size, self._head)
 
     def _event(self, row: NewRecord) -> None:
+        row = row._replace(stored=self._unsealed(row.stored))
         stored = row.stored
-        leaf = merkle.leaf_hash(stored.record)
-        wrong = _column(row)
+        # Without its record an event counts as what its leaf hash says; that its file is damaged has been found.
+        leaf = merkle.leaf_hash(stored.record) if stored.record else stored.leaf_hash
+        wrong = _column(row) if stored.record else "record"
         if leaf != stored.leaf_hash:
             self._unsure.append(stored.position)
             self._stored_tree = self._stored_tree or self._tree.copy()
-        elif wrong:
+        elif wrong and stored.record:
             self._find(
                 "record", f"the event at position {stored.position} was changed: its column {wrong} is not its record's"
             )
@@ -115,6 +123,38 @@ class Verification:
             self._node(node, value, other)
         if leaf == stored.leaf_hash and wrong != "record":
             self._named.add(stored.position, stored.record)
+
+    def _unsealed(self, stored: Stored) -> Stored:
+        """Return a row with its record, empty when its file is damaged."""
+        sealed = self._sealed[-1] if self._sealed else None
+        if sealed is None or stored.position < sealed.first:
+            if not stored.record:
+                self._find("record", f"the event at position {stored.position} has no record: restore it from a backup")
+            return stored
+        if stored.position == sealed.first:
+            self._open(sealed)
+        self._range_tree.add(stored.leaf_hash)
+        if stored.position == sealed.last:
+            self._sealed.pop()
+            if self._range_tree.root() != sealed.merkle_root and not self._damaged and not self._unsure:
+                self._find(
+                    "sealed range", f"{_named(sealed)} are not those that were sealed: their root is another one"
+                )
+        if stored.record or self._damaged:
+            return stored
+        return stored._replace(record=self._store.sealed.record(stored.position))
+
+    def _open(self, sealed: SealedRange) -> None:
+        """Read the file of a range past any cache."""
+        self._range_tree = Growing()
+        self._damaged = False
+        try:
+            self._artifacts.verify(sealed.digest)
+            self._store.sealed.record(sealed.first)
+            self._store.sealed.record(sealed.last)
+        except LinealError as error:
+            self._damaged = True
+            self._find("sealed range", f"{_named(sealed)} cannot be read: {error}")
 
     def _node(self, node: Node, value: bytes, from_stored: bytes) -> None:
         """Compare a kept node with what lies below it, by the records and by their stored leaf hashes."""
@@ -192,6 +232,10 @@ class Verification:
     def _progress(self, stage: str, examined: int, total: int) -> Progress:
         found, self._found = self._found, []
         return Progress(stage, examined, total, found)
+
+
+def _named(sealed: SealedRange) -> str:
+    return f"the sealed events {sealed.first} to {sealed.last}"
 
 
 def _column(row: NewRecord) -> str:

@@ -16,6 +16,7 @@ from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsResponse
 from services.lineage.appender import Append, Appender
 from services.lineage.store import EventStore, Filter, Page, Stored
 from services.lineage.store_writer import DiskFull, StoreWriter, WriterExists
+from services.lineage.tables import SealedRange
 from services.lineage.tree import Tree
 
 T = TypeVar("T")
@@ -106,6 +107,11 @@ class Writer:
         except asyncio.QueueFull:
             raise Overloaded(f"{self._queue.maxsize} appends wait already; try again") from None
         return await pending.answer
+
+    async def seal(self, sealed: SealedRange) -> None:
+        """Empty the records of a range that lie in an artifact from now on, between two groups."""
+        assert self._opened is not None
+        await self._call(self._opened[0].seal, sealed)
 
     async def run(self) -> None:
         """Commit group after group. A database that fails ends it: a restart reads what is really there."""

@@ -1,9 +1,9 @@
-"""What the store of the log keeps to, on SQLite and on PostgreSQL, below the RPCs."""
+"""What the store of the log keeps to, on SQLite and on PostgreSQL, below the RPCs; and when all is sealed at once."""
 
 import hashlib
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,19 +11,42 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, update
 
+from chassis.artifacts import InMemoryArtifactStore
 from chassis.clock import FixedClock
 from chassis.errors import AlreadyExists, Conflict, LinealError
 from chassis.records import to_datetime
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
 from lineal.api.lineage.v1.record_pb2 import EventRecord
+from lineal.merkle import Node
 from services.lineage.appender import Appender, checked
+from services.lineage.sealing import write_range
 from services.lineage.store import EventStore, Filter
 from services.lineage.store_writer import StoreWriter, WriterDeposed, WriterExists
-from services.lineage.tables import log_writer
+from services.lineage.tables import NewRecord, log_writer
 from services.lineage.tree import Tree
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 ALL = Filter()
+
+
+class SealingStore(EventStore):
+    """A store in which every event is sealed as soon as it is there."""
+
+    def __init__(self, url: str) -> None:
+        self._artifacts = InMemoryArtifactStore()
+        super().__init__(url, self._artifacts)
+
+    def open_writer(self, wait_seconds: float = 0.0) -> StoreWriter:
+        writer = super().open_writer(wait_seconds)
+        written = writer.commit
+
+        def commit(records: Sequence[NewRecord], completed: Sequence[tuple[Node, bytes]]) -> None:
+            written(records, completed)
+            first = records[0].stored.position
+            writer.seal(write_range(self, self._artifacts, first, records[-1].stored.position, 0))
+
+        writer.commit = commit  # type: ignore[method-assign]
+        return writer
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -31,9 +54,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'log.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
-@pytest.fixture
-def store(url: str) -> Iterator[EventStore]:
-    store = EventStore(url)
+@pytest.fixture(params=[EventStore, SealingStore])
+def store(url: str, request: pytest.FixtureRequest) -> Iterator[EventStore]:
+    store = request.param(url)
     yield store
     store.close()
 

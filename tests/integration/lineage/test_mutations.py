@@ -37,14 +37,15 @@ from lineal.cli.prove import read_proof
 from lineal.errors import LinealError
 from lineal.notes import PublicKey
 from lineal.profile import Profile
-from services.lineage.tables import events, nodes
+from services.lineage.tables import events, nodes, sealed_ranges
 from tabular.columns import from_numpy
 from tests.integration.running import Suite
 from tests.integration.test_predictions import World, champion, rid
 
-MUTATIONS = int(os.environ.get("LINEAL_TEST_MUTATIONS", "200"))
+MUTATIONS = int(os.environ.get("LINEAL_TEST_MUTATIONS", "100"))
 DAY = 86_400_000_000
 EVENTS = 600
+SEALED = 200
 # The layers that may name a change in a member of a proof file, beside `file`.
 PROOF_LAYERS = {
     "format": {"file"},
@@ -162,7 +163,7 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def sealed_digests(database: Connection) -> set[str]:
+def segment_digests(database: Connection) -> set[str]:
     records = database.execute(select(events.c.record).where(events.c.type.endswith(".SegmentSealed"))).scalars()
     return {SegmentSealed.FromString(EventRecord.FromString(record).payload).segment_digest for record in records}
 
@@ -179,6 +180,11 @@ def changed_member(whole: Any, path: Path) -> str | None:
 @pytest.mark.timeout(120)
 async def test_a_flipped_byte_is_found_and_its_layer_is_named(suite: Suite) -> None:
     prediction = await told(suite)
+    with writing(f"sqlite:///{suite.folder / 'lineage' / 'lineage.db'}") as database:
+        segments = segment_digests(database)
+    async with grpc.aio.insecure_channel(suite.address("lineage")) as channel:
+        sealing = KeepingServiceStub(channel).SealEvents(api.SealEventsRequest(position=SEALED))
+        sealed_files = [response.range.digest async for response in sealing]
     chance = random.Random(MUTATIONS)
     data = suite.folder
     await checkpointed(suite, data / "lineage" / "checkpoints")
@@ -191,15 +197,14 @@ async def test_a_flipped_byte_is_found_and_its_layer_is_named(suite: Suite) -> N
     artifacts = files_in(data / "artifacts")
     with writing(f"sqlite:///{data / 'lineage' / 'lineage.db'}") as database:
         database.exec_driver_sql("PRAGMA synchronous=OFF")
-        sealed = sealed_digests(database)
-        segments = {path for path in artifacts if path.name in sealed}
-        assert segments
         layers = [
             column("record", database, events, "record"),
             column("tree", database, events, "leaf_hash"),
             column("tree", database, nodes, "hash"),
-            files("artifact", [path for path in artifacts if path not in segments]),
-            files("segment", sorted(segments)),
+            column("sealed range", database, sealed_ranges, "merkle_root"),
+            files("sealed range", [path for path in artifacts if path.name in sealed_files]),
+            files("segment", [path for path in artifacts if path.name in segments]),
+            files("artifact", [path for path in artifacts if path.name not in {*sealed_files, *segments}]),
             files("checkpoint", files_in(data / "lineage" / "checkpoints")),
             files("proof", [proof_file]),
         ]

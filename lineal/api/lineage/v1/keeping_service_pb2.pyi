@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -44,7 +45,7 @@ class Finding(_message.Message):
     LAYER_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     layer: _builtins.str
-    """What it is a part of: `record`, `tree`, `checkpoint`, `segment` or `artifact`."""
+    """What it is a part of: `record`, `tree`, `sealed range`, `checkpoint`, `segment` or `artifact`."""
     message: _builtins.str
     """What is wrong, where, and what to do."""
     def __init__(
@@ -96,3 +97,99 @@ class VerifyLogResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyLogResponse: _TypeAlias = VerifyLogResponse  # noqa: Y015
+
+@_typing.final
+class SealEventsRequest(_message.Message):
+    """Request of SealEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    RECORDED_TIME_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Those up to this position."""
+    @_builtins.property
+    def recorded_time(self) -> _timestamp_pb2.Timestamp:
+        """Those recorded at or before this time."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        recorded_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "recorded_time", b"recorded_time", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "recorded_time", b"recorded_time", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_until: _TypeAlias = _typing.Literal["position", "recorded_time"]  # noqa: Y015
+    _WhichOneofArgType_until: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_until) -> _WhichOneofReturnType_until | None: ...
+
+Global___SealEventsRequest: _TypeAlias = SealEventsRequest  # noqa: Y015
+
+@_typing.final
+class SealedRange(_message.Message):
+    """Events whose records lie in one file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    LAST_POSITION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    MERKLE_ROOT_FIELD_NUMBER: _builtins.int
+    RECORD_BYTES_FIELD_NUMBER: _builtins.int
+    FILE_BYTES_FIELD_NUMBER: _builtins.int
+    first_position: _builtins.int
+    """Position of the first."""
+    last_position: _builtins.int
+    """Position of the last."""
+    digest: _builtins.str
+    """Digest of the Parquet file."""
+    merkle_root: _builtins.str
+    """RFC 6962 root over the leaf hashes of the range, in hex. A range of 16,384 events is a subtree of the log's tree."""
+    record_bytes: _builtins.int
+    """Size of the records that left the database, in bytes."""
+    file_bytes: _builtins.int
+    """Size of the file, in bytes."""
+    def __init__(
+        self,
+        *,
+        first_position: _builtins.int = ...,
+        last_position: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        merkle_root: _builtins.str = ...,
+        record_bytes: _builtins.int = ...,
+        file_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "file_bytes", b"file_bytes", "first_position", b"first_position", "last_position", b"last_position", "merkle_root", b"merkle_root", "record_bytes", b"record_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedRange: _TypeAlias = SealedRange  # noqa: Y015
+
+@_typing.final
+class SealEventsResponse(_message.Message):
+    """Response of SealEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def range(self) -> Global___SealedRange:
+        """What has been sealed."""
+
+    def __init__(
+        self,
+        *,
+        range: Global___SealedRange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealEventsResponse: _TypeAlias = SealEventsResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class KeepingServiceStub(object):
                 request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.VerifyLogRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.VerifyLogResponse.FromString,
                 _registered_method=True)
+        self.SealEvents = channel.unary_stream(
+                '/lineal.api.lineage.v1.KeepingService/SealEvents',
+                request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsResponse.FromString,
+                _registered_method=True)
 
 
 class KeepingServiceServicer(object):
@@ -55,6 +60,16 @@ class KeepingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SealEvents(self, request, context):
+        """Seals old events: their records move from the database to Parquet files in the artifact store, from where they are read
+        as before. Each file is verified before its records leave the database. Sealing again what is sealed does nothing.
+        Streams each range once it is sealed. FAILED_PRECONDITION when the log is not that long, or when an event is not what was
+        hashed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeepingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +77,11 @@ def add_KeepingServiceServicer_to_server(servicer, server):
                     servicer.VerifyLog,
                     request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.VerifyLogRequest.FromString,
                     response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.VerifyLogResponse.SerializeToString,
+            ),
+            'SealEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.SealEvents,
+                    request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +112,33 @@ class KeepingService(object):
             '/lineal.api.lineage.v1.KeepingService/VerifyLog',
             lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.VerifyLogRequest.SerializeToString,
             lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.VerifyLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SealEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lineal.api.lineage.v1.KeepingService/SealEvents',
+            lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsRequest.SerializeToString,
+            lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

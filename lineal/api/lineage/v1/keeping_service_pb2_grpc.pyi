@@ -38,6 +38,12 @@ class KeepingServiceStub:
     tree with what lies below it, every signed checkpoint in the second place with the tree, every artifact that the log
     names with its digest. Streams how far it is and what is wrong. Memory does not grow with the log.
     """
+    SealEvents: _grpc.UnaryStreamMultiCallable[_keeping_service_pb2.SealEventsRequest, _keeping_service_pb2.SealEventsResponse]
+    """Seals old events: their records move from the database to Parquet files in the artifact store, from where they are read
+    as before. Each file is verified before its records leave the database. Sealing again what is sealed does nothing.
+    Streams each range once it is sealed. FAILED_PRECONDITION when the log is not that long, or when an event is not what was
+    hashed.
+    """
 
 @_typing.type_check_only
 class KeepingServiceAsyncStub(KeepingServiceStub):
@@ -48,6 +54,12 @@ class KeepingServiceAsyncStub(KeepingServiceStub):
     """Reads everything that is stored and compares it with its hashes: every record with its leaf, every kept node of the
     tree with what lies below it, every signed checkpoint in the second place with the tree, every artifact that the log
     names with its digest. Streams how far it is and what is wrong. Memory does not grow with the log.
+    """
+    SealEvents: _aio.UnaryStreamMultiCallable[_keeping_service_pb2.SealEventsRequest, _keeping_service_pb2.SealEventsResponse]  # type: ignore[assignment]
+    """Seals old events: their records move from the database to Parquet files in the artifact store, from where they are read
+    as before. Each file is verified before its records leave the database. Sealing again what is sealed does nothing.
+    Streams each range once it is sealed. FAILED_PRECONDITION when the log is not that long, or when an event is not what was
+    hashed.
     """
 
 class KeepingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +74,18 @@ class KeepingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads everything that is stored and compares it with its hashes: every record with its leaf, every kept node of the
         tree with what lies below it, every signed checkpoint in the second place with the tree, every artifact that the log
         names with its digest. Streams how far it is and what is wrong. Memory does not grow with the log.
+        """
+
+    @_abc_1.abstractmethod
+    def SealEvents(
+        self,
+        request: _keeping_service_pb2.SealEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_keeping_service_pb2.SealEventsResponse], _abc.AsyncIterator[_keeping_service_pb2.SealEventsResponse]]:
+        """Seals old events: their records move from the database to Parquet files in the artifact store, from where they are read
+        as before. Each file is verified before its records leave the database. Sealing again what is sealed does nothing.
+        Streams each range once it is sealed. FAILED_PRECONDITION when the log is not that long, or when an event is not what was
+        hashed.
         """
 
 def add_KeepingServiceServicer_to_server(servicer: KeepingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
