@@ -118,12 +118,25 @@ def lineage(
             request.page_token = page.next_page_token
             if not page.next_page_token or (limit and len(found) >= limit):
                 break
-    reached = {(end.kind, end.name) for edge in found for end in [edge.target if down else edge.source]}
+    reached = {
+        (end.kind, end.name) for edge in found if not edge.possible for end in [edge.target if down else edge.source]
+    }
+    maybe = {edge.target.name for edge in found if edge.possible}
     counts = Counter(word(NodeKind, kind) for kind, _ in reached)
     whole = ", ".join(f"{count:,} {_plural(name, count)}" for name, count in counts.items()) or "nothing"
     title = f"{_shown(page.node)} {'has a part in' if down else 'was made from'} {whole}"
-    rows = [(_shown(edge.source), _shown(edge.target), edge.target.position) for edge in found]
+    if maybe:
+        title += f"; {len(maybe):,} {_plural('segment', len(maybe))} may have used it as online features"
+    rows = [
+        (
+            _shown(edge.source),
+            _shown(edge.target) + (" (may have used it)" if edge.possible else ""),
+            edge.target.position,
+        )
+        for edge in found
+    ]
     value = {"node": page.node, "position": page.position, "counts": dict(counts), "edges": found}
+    value["possible_segments"] = len(maybe)
     show(value, ("source", "made into", "position"), rows, title=title)
     if page.next_page_token:
         say(f"There is more than {limit:,} edges; --limit 0 shows all.")

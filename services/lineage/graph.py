@@ -3,6 +3,8 @@
 The database finds what is reachable and hands over one page of edges, so that memory is that of a page however many
 edges there are. Kinds of nodes are numbered from raw rows to predictions, so that order by kind is from near to far.
 Segments are many and lead nowhere, batches are many and come from nowhere: both are only listed, never walked through.
+Segments whose predictions looked features up from a batch's dataset come last on the way down, as possible: which rows
+a prediction used can be asked for each (`ExplainFeatures` of features), and would be too much to keep for all.
 """
 
 import base64
@@ -19,7 +21,7 @@ from chassis.errors import FieldViolation, InvalidArgument, NotFound
 from chassis.projection import ProjectionRunner
 from lineal.api.lineage.v1.graph_pb2 import Edge, Node, NodeKind
 from lineal.api.lineage.v1.lineage_service_pb2 import Direction, GetLineageRequest, GetLineageResponse
-from services.lineage.projections import Key, edges, nodes
+from services.lineage.projections import Key, edges, lookups, nodes
 
 _PAGE = 1000
 _MAX_PAGE = 10_000
@@ -27,6 +29,8 @@ _CHUNK = 500
 _LEAST_CHARACTERS = 8
 _KINDS = [number for number in NodeKind.values() if number]
 
+# The part of the way down whose edges are possible, not certain.
+_POSSIBLE = 2
 # A source, a target, and where the next page goes on.
 Link = tuple[Key, Key, list[Any]]
 # The near and the far node of an edge, and the number of a batch among those of its snapshot.
@@ -76,7 +80,7 @@ def _page(
     start = _named(connection, request, until)
     impact = request.direction == Direction.DIRECTION_IMPACT
     # What a batch is in comes first on the way down, the batches of snapshots last on the way up.
-    parts = (_snapshots_with, _down) if impact else (_up, _batches_of)
+    parts = (_snapshots_with, _down, _looked_up) if impact else (_up, _batches_of)
     page: list[Link] = []
     token = ""
     for number in range(place.part, len(parts)):
@@ -93,7 +97,10 @@ def _page(
     known = _nodes(connection, {start, *(key for source, target, _ in page for key in (source, target))}, until)
     return GetLineageResponse(
         node=known[start],
-        edges=[Edge(source=known[source], target=known[target]) for source, target, _ in page],
+        edges=[
+            Edge(source=known[source], target=known[target], possible=impact and place[0] == _POSSIBLE)
+            for source, target, place in page
+        ],
         next_page_token=token,
         position=until,
     )
@@ -177,6 +184,20 @@ def _snapshots_with(connection: Connection, start: Key, until: int, after: tuple
         yield start, (kind, name), 0
 
 
+def _looked_up(connection: Connection, start: Key, until: int, after: tuple[Any, ...], limit: int) -> Walk:
+    """Yield the segments whose predictions may have used a batch: they looked its dataset up when it was there."""
+    if start[0] != NodeKind.NODE_KIND_BATCH:
+        return
+    accepted = select(nodes.c.dataset, nodes.c.as_of).where(nodes.c.kind == start[0], nodes.c.name == start[1])
+    this = accepted.subquery()
+    may = and_(lookups.c.dataset == this.c.dataset, lookups.c.reach >= this.c.as_of)
+    query = select(lookups.c.segment).join(this, may).where(lookups.c.position <= until)
+    if after:
+        query = query.where(lookups.c.segment > after[3])
+    for name in connection.execute(query.order_by(lookups.c.segment).limit(limit)).scalars():
+        yield start, (NodeKind.NODE_KIND_SEGMENT, name), 0
+
+
 def _batches_of(connection: Connection, start: Key, until: int, after: tuple[Any, ...], limit: int) -> Walk:
     last = after[:2] if after else None
     with closing(_reached(connection, start, until, False, last)) as reached:
@@ -231,7 +252,7 @@ def _place(token: str) -> _Place:
         fits = [type(value) for value in (until, part, *after)] == [int, int, int, str, int, str, int]
     except (binascii.Error, ValueError, TypeError):
         fits = False
-    if not fits or part not in (0, 1):
+    if not fits or part not in (0, 1, _POSSIBLE):
         raise InvalidArgument(
             "the page token is not one of ours",
             [FieldViolation("page_token", "must be the next_page_token of the page before, or empty")],
