@@ -5,12 +5,14 @@
 
 import logging
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -21,9 +23,9 @@ from chassis.context import (
     CORRELATION_ID,
     TRACEPARENT,
     Caller,
-    acting_as,
     caller,
-    deadline_in,
+    enter_call,
+    leave_call,
     time_left,
 )
 from chassis.errors import LinealError
@@ -42,7 +44,7 @@ _MARGIN_SECONDS = 0.02
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One RPC on its way: `code` is what it ends with."""
 
@@ -58,39 +60,51 @@ def caller_of(metadata: Metadata) -> Caller:
 
 
 def _caller(values: Mapping[str, str]) -> Caller:
-    known = {
-        "actor": values.get(ACTOR, ""),
-        "correlation_id": values.get(CORRELATION_ID, ""),
-        "causation_id": values.get(CAUSATION_ID, ""),
-    }
-    return Caller(**{name: value[:256] for name, value in known.items() if value})
+    return Caller(
+        values.get(ACTOR, "")[:256] or Caller.actor,
+        values.get(CORRELATION_ID, "")[:256] or str(uuid.uuid4()),
+        values.get(CAUSATION_ID, "")[:256],
+    )
 
 
-@contextmanager
-def server_call(telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None) -> Iterator[Call]:
-    """Serve one RPC within this block: context, deadline, span and duration are those of the call."""
-    values = {key: value for key, value in metadata if isinstance(value, str)}
-    who = _caller(values)
-    name = method.lstrip("/")
-    attributes = {"rpc.system.name": "grpc", "rpc.method": name}
-    traced = not method.startswith(_UNTRACED)
-    start = time.perf_counter()
-    span: Span = trace.INVALID_SPAN
-    if traced:
-        # All at once: each attribute that is set later takes the span's lock.
-        known = {**attributes, "lineal.correlation_id": who.correlation_id}
-        parent = _PROPAGATOR.extract(values) if TRACEPARENT in values else None
-        span = telemetry.tracer.start_span(name, parent, SpanKind.SERVER, known)
-    call = Call(method, span)
-    # Which faults are marked is decided below; the errors that gRPC itself ends a call with are none.
-    active = trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
-    with acting_as(who), deadline_in(seconds), active:
-        try:
-            yield call
-        finally:
-            _finish(call, call.code in _SERVER_FAULTS)
-            if traced:
-                telemetry.server_duration.record(time.perf_counter() - start, _ended(attributes, call.code))
+class ServerCall:
+    """Serve one RPC within this block: context, deadline, span and duration are those of the call.
+
+    A class, since generators for each part would take longer than the parts.
+    """
+
+    __slots__ = ("_active", "_attributes", "_call", "_start", "_telemetry", "_tokens")
+
+    def __init__(self, telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None) -> None:
+        values = {key: value for key, value in metadata if isinstance(value, str)}
+        who = _caller(values)
+        self._telemetry = telemetry
+        self._start = time.perf_counter()
+        self._attributes: dict[str, str] | None = None
+        span: Span = trace.INVALID_SPAN
+        if not method.startswith(_UNTRACED):
+            name = method[1:]
+            self._attributes = {"rpc.system.name": "grpc", "rpc.method": name}
+            parent = _PROPAGATOR.extract(values) if TRACEPARENT in values else None
+            known = {**self._attributes, "lineal.correlation_id": who.correlation_id}
+            span = telemetry.calls.start(name, parent, SpanKind.SERVER, known)
+        self._call = Call(method, span)
+        self._tokens = enter_call(who, seconds, values.get(TRACEPARENT, ""))
+        self._active = otel_context.attach(trace.set_span_in_context(span))
+
+    def __enter__(self) -> Call:
+        return self._call
+
+    def __exit__(self, *_: object) -> None:
+        call = self._call
+        _finish(call, call.code in _SERVER_FAULTS)
+        if self._attributes is not None:
+            # Within the span, which becomes the exemplar of the duration.
+            duration = time.perf_counter() - self._start
+            self._telemetry.server_duration.record(duration, _ended(self._attributes, call.code))
+        otel_context.detach(self._active)
+        call.span.end()
+        leave_call(self._tokens)
 
 
 def failed(call: Call, error: BaseException) -> Status:
@@ -110,7 +124,7 @@ def client_call(telemetry: Telemetry, method: str, target: str) -> Iterator[Call
     name = method.lstrip("/")
     attributes = {"rpc.system.name": "grpc", "rpc.method": name, "server.address": target}
     start = time.perf_counter()
-    span = telemetry.tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+    span = telemetry.calls.start(name, None, SpanKind.CLIENT, dict(attributes))
     call = Call(method, span)
     with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
@@ -138,8 +152,10 @@ def client_timeout(given: float | None, default: float) -> float:
 
 
 def _ended(attributes: dict[str, str], code: str) -> dict[str, str]:
-    ended = attributes | {"rpc.response.status_code": code}
-    return ended if code == "OK" else ended | {"error.type": code}
+    ended = {**attributes, "rpc.response.status_code": code}
+    if code != "OK":
+        ended["error.type"] = code
+    return ended
 
 
 def _finish(call: Call, fault: bool) -> None:

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 
 ACTOR = "x-lineal-actor"
@@ -28,6 +28,10 @@ class Caller:
 
 _caller: ContextVar[Caller | None] = ContextVar("lineal_caller", default=None)
 _deadline: ContextVar[float | None] = ContextVar("lineal_deadline", default=None)
+_traceparent: ContextVar[str] = ContextVar("lineal_traceparent", default="")
+
+
+CallTokens = tuple[Token[Caller | None], Token[float | None], Token[str]]
 
 
 def caller() -> Caller:
@@ -49,6 +53,28 @@ def time_left() -> float | None:
     """Return the seconds until the deadline of the current call, None without one."""
     deadline = _deadline.get()
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def traceparent() -> str:
+    """Return the trace that the current call came with, as W3C's Trace Context writes it; empty without one."""
+    return _traceparent.get()
+
+
+def enter_call(who: Caller, seconds: float | None, trace: str) -> CallTokens:
+    """Act on behalf of somebody until `leave_call`, with a deadline and the trace that the call came with.
+
+    All at once and without a block of its own for each, since every RPC passes here.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    return _caller.set(who), _deadline.set(deadline), _traceparent.set(trace)
+
+
+def leave_call(tokens: CallTokens) -> None:
+    """Be who was there before."""
+    who, deadline, trace = tokens
+    _caller.reset(who)
+    _deadline.reset(deadline)
+    _traceparent.reset(trace)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from chassis.calls import Call, Metadata, failed, server_call
+from chassis.calls import Call, Metadata, ServerCall, failed
 from chassis.errors import LinealError
 from chassis.telemetry import Telemetry
 
@@ -61,7 +61,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Context) -> Any:
             seconds: float | None = context.time_remaining()
             limit = deadline if seconds is None else None
-            with server_call(self._telemetry, method, _metadata(context), seconds if limit is None else limit) as call:
+            with ServerCall(self._telemetry, method, _metadata(context), seconds if limit is None else limit) as call:
                 try:
                     answering = behavior(request, context)
                     return await (answering if limit is None else _within(answering, limit))
@@ -75,7 +75,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         # A coroutine that writes, instead of a generator: when the call is cancelled, a coroutine ends there and then,
         # with the span and the context that it began with.
         async def answer(request: Any, context: Context) -> None:
-            with server_call(self._telemetry, method, _metadata(context), context.time_remaining()) as call:
+            with ServerCall(self._telemetry, method, _metadata(context), context.time_remaining()) as call:
                 try:
                     responses = behavior(request, context)
                     if inspect.isawaitable(responses):
@@ -91,7 +91,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _metadata(context: Context) -> Metadata:
-    return tuple(context.invocation_metadata() or ())
+    found: Metadata = context.invocation_metadata() or ()
+    return found
 
 
 async def _within(answer: Awaitable[Any], seconds: float) -> Any:

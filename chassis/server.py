@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc.aio
+import uvloop
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 
 from chassis.harness import Harness
@@ -57,7 +58,9 @@ def run(name: str, settings: ServiceSettings, build: Build) -> None:
     try:
         match sys.argv[1:]:
             case []:
-                code = asyncio.run(_serve(name, settings, build))
+                # Calls cost a fifth less on it than on the loop of the standard library, see docs/adr/0012.
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    code = runner.run(_serve(name, settings, build))
             case ["rebuild"]:
                 code = _rebuild(name, settings)
             case other:

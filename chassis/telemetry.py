@@ -27,9 +27,11 @@ from opentelemetry.trace import Tracer
 from chassis.context import caller
 from chassis.otlp_json import JsonLinesLogExporter, JsonLinesMetricExporter
 from chassis.span_lines import SpanLines
+from chassis.spans import CallSpans
 
 # Buckets of the RPC conventions, seconds.
 RPC_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_SCOPE = "lineal"
 _FLUSH_MILLIS = 1000
 _METRICS_MILLIS = 10_000
 _SEVERITIES = {
@@ -72,7 +74,8 @@ class Telemetry:
                 for side in ("server", "client")
             ],
         )
-        self.tracer: Tracer = self._traces.get_tracer("lineal")
+        self.tracer: Tracer = self._traces.get_tracer(_SCOPE)
+        self.calls = CallSpans(self._traces, spans, _SCOPE)
         self.meter: Meter = self._metrics.get_meter("lineal")
         self.server_duration = self.meter.create_histogram(
             "rpc.server.call.duration", unit="s", description="How long calls took that this service answered."

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from chassis.context import TRACEPARENT
+from chassis.context import traceparent
 from chassis.errors import FieldViolation, InvalidArgument
 from chassis.records import to_datetime
 from lineal.api.lineage.v1.lineage_service_pb2 import (
@@ -30,6 +30,7 @@ from services.lineage.store import Filter, Stored
 
 _LIST_PAGE = 100
 _MAX_LIST_PAGE = 1000
+_TRACEPARENT_CHARACTERS = 64
 
 
 class LineageServicer(LineageServiceServicer):
@@ -39,9 +40,9 @@ class LineageServicer(LineageServiceServicer):
         self._application = application
         self._graph = graph
 
-    async def AppendEvents(self, request: AppendEventsRequest, context: Any) -> AppendEventsResponse:
+    async def AppendEvents(self, request: AppendEventsRequest, _context: Any) -> AppendEventsResponse:
         """Append events to one stream."""
-        return await self._application.append(request, _traceparent(context))
+        return await self._application.append(request, traceparent()[:_TRACEPARENT_CHARACTERS])
 
     async def GetHead(self, _request: GetHeadRequest, _context: Any) -> GetHeadResponse:
         """Return the position of the newest event."""
@@ -91,11 +92,6 @@ class LineageServicer(LineageServiceServicer):
     async def GetLineage(self, request: GetLineageRequest, _context: Any) -> GetLineageResponse:
         """Walk the lineage graph."""
         return await self._graph.walk(request)
-
-
-def _traceparent(context: Any) -> str:
-    metadata = dict(context.invocation_metadata() or ())
-    return str(metadata.get(TRACEPARENT, ""))[:64]
 
 
 def _filter(given: EventFilter) -> Filter:
