@@ -10,7 +10,7 @@ import click
 import typer
 
 from lineal import __version__
-from lineal.cli import keep, log, look, prove, suite, tables, work
+from lineal.cli import backups, keep, log, look, prove, suite, tables, work
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -60,6 +60,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     prove.verify,
     prove.keys,
     keep.seal,
+    backups.backup,
+    backups.restore,
 )
 for _command in _COMMANDS:
     app.command()(_command)

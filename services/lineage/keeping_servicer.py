@@ -17,6 +17,7 @@ from services.lineage.store import EventStore
 from services.lineage.verification import Verification
 
 T = TypeVar("T")
+_CHUNK = 1024 * 1024
 
 
 class KeepingServicer(Base):
@@ -55,6 +56,14 @@ class KeepingServicer(Base):
                     file_bytes=await asyncio.to_thread(self._artifacts.verify, sealed.digest),
                 )
                 yield api.SealEventsResponse(range=found)
+
+    async def ReadArtifact(
+        self, request: api.ReadArtifactRequest, _context: Any
+    ) -> AsyncIterator[api.ReadArtifactResponse]:
+        """Stream an artifact."""
+        with await asyncio.to_thread(self._artifacts.open, request.digest) as file:
+            while data := await asyncio.to_thread(file.read, _CHUNK):
+                yield api.ReadArtifactResponse(data=data)
 
     async def VerifyLog(self, _request: api.VerifyLogRequest, _context: Any) -> AsyncIterator[api.VerifyLogResponse]:
         """Read everything that is stored and compare."""

@@ -21,7 +21,7 @@ from services.lineage.tables import SealedRange
 from services.lineage.writer import Writer
 
 # A range ends at a multiple of this, so that each full one is a subtree of the log's Merkle tree.
-RANGE_EVENTS = 16_384
+RANGE_EVENTS = 4096
 _RANGE_BYTES = 128 * 1024 * 1024
 _PAGE = 1000
 

@@ -199,6 +199,7 @@ async def test_a_damaged_file_is_told_by_its_range(tmp_path: Path) -> None:
         assert await findings(channel) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60 + 20 * KILLS)
 async def test_kill_9_while_sealing_loses_nothing(tmp_path: Path, url: str) -> None:
     port, chance = free_port(), random.Random(9)

@@ -45,6 +45,11 @@ class KeepingServiceStub(object):
                 request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsResponse.FromString,
                 _registered_method=True)
+        self.ReadArtifact = channel.unary_stream(
+                '/lineal.api.lineage.v1.KeepingService/ReadArtifact',
+                request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class KeepingServiceServicer(object):
@@ -70,6 +75,14 @@ class KeepingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadArtifact(self, request, context):
+        """Streams the bytes of an artifact, for backups. NOT_FOUND when there is none of that digest; FAILED_PRECONDITION when its
+        bytes are not those that the digest names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeepingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -82,6 +95,11 @@ def add_KeepingServiceServicer_to_server(servicer, server):
                     servicer.SealEvents,
                     request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsResponse.SerializeToString,
+            ),
+            'ReadArtifact': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadArtifact,
+                    request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +157,33 @@ class KeepingService(object):
             '/lineal.api.lineage.v1.KeepingService/SealEvents',
             lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsRequest.SerializeToString,
             lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.SealEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lineal.api.lineage.v1.KeepingService/ReadArtifact',
+            lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactRequest.SerializeToString,
+            lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class KeepingServiceStub:
     Streams each range once it is sealed. FAILED_PRECONDITION when the log is not that long, or when an event is not what was
     hashed.
     """
+    ReadArtifact: _grpc.UnaryStreamMultiCallable[_keeping_service_pb2.ReadArtifactRequest, _keeping_service_pb2.ReadArtifactResponse]
+    """Streams the bytes of an artifact, for backups. NOT_FOUND when there is none of that digest; FAILED_PRECONDITION when its
+    bytes are not those that the digest names.
+    """
 
 @_typing.type_check_only
 class KeepingServiceAsyncStub(KeepingServiceStub):
@@ -60,6 +64,10 @@ class KeepingServiceAsyncStub(KeepingServiceStub):
     as before. Each file is verified before its records leave the database. Sealing again what is sealed does nothing.
     Streams each range once it is sealed. FAILED_PRECONDITION when the log is not that long, or when an event is not what was
     hashed.
+    """
+    ReadArtifact: _aio.UnaryStreamMultiCallable[_keeping_service_pb2.ReadArtifactRequest, _keeping_service_pb2.ReadArtifactResponse]  # type: ignore[assignment]
+    """Streams the bytes of an artifact, for backups. NOT_FOUND when there is none of that digest; FAILED_PRECONDITION when its
+    bytes are not those that the digest names.
     """
 
 class KeepingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,6 +94,16 @@ class KeepingServiceServicer(metaclass=_abc_1.ABCMeta):
         as before. Each file is verified before its records leave the database. Sealing again what is sealed does nothing.
         Streams each range once it is sealed. FAILED_PRECONDITION when the log is not that long, or when an event is not what was
         hashed.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadArtifact(
+        self,
+        request: _keeping_service_pb2.ReadArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_keeping_service_pb2.ReadArtifactResponse], _abc.AsyncIterator[_keeping_service_pb2.ReadArtifactResponse]]:
+        """Streams the bytes of an artifact, for backups. NOT_FOUND when there is none of that digest; FAILED_PRECONDITION when its
+        bytes are not those that the digest names.
         """
 
 def add_KeepingServiceServicer_to_server(servicer: KeepingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
