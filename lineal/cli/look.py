@@ -167,13 +167,12 @@ def trace_tree(found: Trace) -> Tree:
     return tree
 
 
-def described(view: View) -> str:
-    """Return in a line what a view says of an entity, and how many rows make it so."""
+def described(view: View, shown: int = _SHOWN_ROWS) -> str:
+    """Return in a line of which entity a view speaks, and from how many rows; of these `shown` follow, 0 is all."""
     key = ", ".join(f"{name} {text or 'null'}" for name, text in view.key.items())
-    rows = f"{len(view.rows):,} row{'' if len(view.rows) == 1 else 's'}"
-    return f"{view.view} of {key}: {rows} of {view.dataset}" + (
-        f", the last {_SHOWN_ROWS}:" if len(view.rows) > _SHOWN_ROWS else ""
-    )
+    count = len(view.rows)
+    last = f", the last {shown:,}:" if 0 < shown < count else ""
+    return f"{view.view} of {key}: {count:,} row{'' if count == 1 else 's'} of {view.dataset}{last}"
 
 
 def word(enum: Any, value: int) -> str:

@@ -15,7 +15,6 @@ from chassis.events import EventLog
 from chassis.ids import request_id_from
 from chassis.projection import ProjectionBehind, ProjectionRunner
 from lineal.api.monitor.v1 import monitor_service_pb2 as api
-from lineal.api.monitor.v1.events_pb2 import SegmentSealed
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
 from lineal.api.monitor.v1.report_pb2 import (
     Alarm,
@@ -303,24 +302,9 @@ class Monitor:
                 await self._seal_segment(endpoint, segment)
 
     async def _seal_segment(self, endpoint: str, segment: Segment) -> None:
-        predictions, _ = segment.decoded()
-        times = [record.event_time_micros for record in predictions]
         digest = await asyncio.to_thread(lambda: self._artifacts.put(segment.to_parquet()))
-        bundles = {
-            bundle: await asyncio.to_thread(self._facts.bundle_if_there, bundle)
-            for bundle in {record.bundle_digest for record in predictions}
-        }
-        sealed = SegmentSealed(
-            endpoint=endpoint,
-            segment_digest=digest,
-            merkle_root=segment.merkle_root,
-            predictions=len(predictions),
-            leaves=len(segment.predictions) + len(segment.mirrored),
-            bundle_digests=sorted(bundles),
-            lookups=segment.lookups(bundles.__getitem__),
-        )
-        sealed.min_event_time.FromMicroseconds(min(times))
-        sealed.max_event_time.FromMicroseconds(max(times))
+        bundles = await asyncio.to_thread(self._facts.bundles_there, segment.bundle_digests)
+        sealed = segment.sealed(endpoint, digest, bundles)
         outcome = await self._endpoints.execute(
             endpoint,
             request_id=request_id_from("segment", endpoint, digest),

@@ -1,5 +1,7 @@
 """What other services have declared, read from their streams in the log."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chassis.artifacts import ArtifactStore
@@ -10,6 +12,8 @@ from lineal.api.features.v1.feature_set_pb2 import Label
 from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint
 from lineal.api.registry.v1.events_pb2 import ArmsChanged, EndpointRegistered, ModelRegistered
 from tabular.bundle import Bundle, ManifestInvalid
+
+_logger = logging.getLogger(__name__)
 
 
 class EndpointUnknown(NotFound):
@@ -57,12 +61,15 @@ class Facts:
         except ManifestInvalid as error:
             raise NotABundle(f"artifact {digest[:12]} is {error}") from error
 
-    def bundle_if_there(self, digest: str) -> Bundle | None:
-        """Return a manifest, None when it cannot be read: what only describes records must not stop them."""
-        try:
-            return self.bundle(digest)
-        except (NotABundle, NotFound, ArtifactCorrupt):
-            return None
+    def bundles_there(self, digests: Iterable[str]) -> dict[str, Bundle]:
+        """Return manifests by digest, without those that cannot be read: what only describes records stops nothing."""
+        found = {}
+        for digest in sorted(digests):
+            try:
+                found[digest] = self.bundle(digest)
+            except (NotABundle, NotFound, ArtifactCorrupt) as error:
+                _logger.warning("what was looked up for bundle %s is not recorded: %s", digest[:12], error)
+        return found
 
     async def _label(self, model: str) -> Label | None:
         feature_set = ""

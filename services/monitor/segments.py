@@ -1,13 +1,14 @@
 """Segments: prediction records sealed in a Parquet file, with a Merkle root over their serialised bytes."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lineal import merkle
+from lineal.api.monitor.v1.events_pb2 import SegmentSealed
 from lineal.api.monitor.v1.prediction_pb2 import FeatureLookup, MirroredScore, PredictionRecord
 from tabular.bundle import Bundle
 
@@ -31,23 +32,31 @@ class Segment:
         """Return the hash of each record, in order."""
         return [merkle.leaf_hash(record) for record in [*self.predictions, *self.mirrored]]
 
-    def lookups(self, bundle_of: Callable[[str], Bundle | None]) -> list[FeatureLookup]:
-        """Return which feature sets the predictions looked features up from, and as of which positions.
+    @property
+    def bundle_digests(self) -> list[str]:
+        """The bundles that answered, in order of their digests."""
+        return sorted({record.bundle_digest for record in self.decoded()[0]})
 
-        `bundle_of` returns the bundle of a digest, None when it cannot be read: its feature set is then unnamed.
+    def sealed(self, endpoint: str, digest: str, bundles: Mapping[str, Bundle]) -> SegmentSealed:
+        """Return the event that seals a segment whose file has a digest.
+
+        `bundles` are those that answered, by digest. What was looked up for one that is not given is told with an
+        unnamed feature set.
         """
-        found: dict[tuple[str, str], FeatureLookup] = {}
-        for record in self.decoded()[0]:
-            if not record.feature_position:
-                continue
-            bundle = bundle_of(record.bundle_digest)
-            key = (bundle.feature_set, bundle.feature_set_version) if bundle else ("", "")
-            first = FeatureLookup(feature_set=key[0], feature_set_version=key[1], min_position=record.feature_position)
-            lookup = found.setdefault(key, first)
-            lookup.predictions += 1
-            lookup.min_position = min(lookup.min_position, record.feature_position)
-            lookup.max_position = max(lookup.max_position, record.feature_position)
-        return [found[key] for key in sorted(found)]
+        predictions, _ = self.decoded()
+        times = [record.event_time_micros for record in predictions]
+        event = SegmentSealed(
+            endpoint=endpoint,
+            segment_digest=digest,
+            merkle_root=self.merkle_root,
+            predictions=len(predictions),
+            leaves=len(self.predictions) + len(self.mirrored),
+            bundle_digests=self.bundle_digests,
+            lookups=_lookups(predictions, bundles),
+        )
+        event.min_event_time.FromMicroseconds(min(times))
+        event.max_event_time.FromMicroseconds(max(times))
+        return event
 
     def to_parquet(self) -> bytes:
         """Return the file; the same records give the same bytes."""
@@ -74,3 +83,18 @@ class Segment:
             [PredictionRecord.FromString(record) for record in self.predictions],
             [MirroredScore.FromString(record) for record in self.mirrored],
         )
+
+
+def _lookups(predictions: Sequence[PredictionRecord], bundles: Mapping[str, Bundle]) -> list[FeatureLookup]:
+    found: dict[tuple[str, str], FeatureLookup] = {}
+    for record in predictions:
+        if not record.feature_position:
+            continue
+        bundle = bundles.get(record.bundle_digest)
+        key = (bundle.feature_set, bundle.feature_set_version) if bundle else ("", "")
+        first = FeatureLookup(feature_set=key[0], feature_set_version=key[1], min_position=record.feature_position)
+        lookup = found.setdefault(key, first)
+        lookup.predictions += 1
+        lookup.min_position = min(lookup.min_position, record.feature_position)
+        lookup.max_position = max(lookup.max_position, record.feature_position)
+    return [found[key] for key in sorted(found)]

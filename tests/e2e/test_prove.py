@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ def proven(suite: Running, notebook: dict[str, Any], tmp_path_factory: pytest.Te
     prediction = notebook["answers"]["prediction_id"].iloc[-1]
     suite.lineal("prove", prediction, "-o", str(path))
     return path
+
+
+def recomputed(path: Path, key: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tools.recompute", str(path), "--key", key]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
 
 
 def test_a_prediction_is_proven_to_its_snapshots(
@@ -64,11 +70,48 @@ def test_the_rows_behind_the_features_are_proven(
     assert behind == {(row["dataset"], row["row"]) for row in shown["rows"]}
 
 
+def test_rows_are_explained_of_a_prediction_and_of_an_entity(
+    suite: Running, notebook: dict[str, Any], proven: Path, key: str
+) -> None:
+    record = json.loads(suite.lineal("verify", str(proven), "--key", key, "--json"))["prediction"]
+    of_prediction = json.loads(suite.lineal("features", "explain", record["prediction_id"], "--json"))
+    moment = f"{notebook['now']:%Y-%m-%d %H:%M:%S}"
+    asked = ["--set", "order", "--entity", f"customer={record['entities']['customer']}", "--at", moment]
+    known = ["--position", record["feature_position"]]
+    of_entity = json.loads(suite.lineal("features", "explain", *asked, *known, "--json"))
+    assert of_entity == of_prediction
+    assert "customer_orders_30d" in suite.lineal("features", "explain", *asked)
+
+
+def test_a_batch_leads_to_the_predictions_that_looked_it_up(
+    suite: Running, notebook: dict[str, Any], proven: Path
+) -> None:
+    early = json.loads(suite.lineal("lineage", "payments/first payments", "--down", "--json"))
+    late = json.loads(suite.lineal("lineage", "payments/late payments", "--down", "--json"))
+    assert (early["possible_segments"], late["possible_segments"]) == (1, 0)
+    assert "may have used it" in suite.lineal("lineage", "payments/first payments", "--down")
+
+
+def test_columns_that_a_request_brings_are_recorded_as_such(
+    suite: Running, notebook: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    row = notebook["new"].head(1).assign(customer_orders_30d=99.0, order_id=["given"])
+    with suite.client() as client:
+        answer = client.predict("unpaid", row, key="order_id", event_time=notebook["now"])["prediction_id"].iloc[0]
+        # Records go to monitor in batches.
+        while (client.predictions("unpaid")["prediction_id"] == answer).sum() == 0:
+            time.sleep(0.1)
+    suite.lineal("prove", answer, "-o", str(tmp_path / "given.json"))
+    shown = json.loads(suite.lineal("verify", str(tmp_path / "given.json"), "--key", key, "--json"))["prediction"]
+    assert shown["given_columns"] == ["customer_orders_30d"]
+    assert recomputed(tmp_path / "given.json", key).returncode == 0
+
+
 def test_the_features_come_out_of_the_proven_rows_as_they_were_served(proven: Path, key: str) -> None:
-    command = [sys.executable, "-m", "tools.recompute", str(proven), "--key", key]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = recomputed(proven, key)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "as they were served" in done.stdout
+    assert "customer_orders_30d: served" in done.stdout
 
 
 def test_rows_can_be_left_out(suite: Running, proven: Path, key: str, tmp_path: Path) -> None:

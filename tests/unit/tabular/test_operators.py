@@ -123,6 +123,27 @@ def test_features_equal_the_naive_reference(rows: list[Row], ops: list[Operator]
 
 @settings(max_examples=200, deadline=None)
 @given(histories, operators, queries)
+def test_a_feature_comes_of_its_rows_alone(rows: list[Row], op: Operator, asked: list[tuple[int, int]]) -> None:
+    whole = timeline(rows)
+    for k, t in asked:
+        here, cutoff = np.array([k], dtype=np.int64), np.array([t], dtype=np.int64)
+        moment = whole.at(here, cutoff)
+        counted = moment.rows_of(op, 0).tolist()
+        known = [n for n, (e, at, a, _, _) in enumerate(rows) if e == k and max(at, a) <= t]
+        if op.function is None:
+            assert len(counted) == bool(known)
+        else:
+            assert counted == [n for n in known if rows[n][1] > t - op.window]
+        latest = moment.latest_row(0).tolist()
+        alone = timeline([rows[n] for n in sorted({*counted, *latest})]).at(here, cutoff).compute([op])[0]
+        expected = moment.compute([op])[0]
+        value = expected.values.tolist()[0]
+        assert same(alone.values.tolist()[0], None if value != value else value)
+        assert alone.status.tolist() == expected.status.tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories, operators, queries)
 def test_one_entity_alone_answers_as_among_many(rows: list[Row], op: Operator, asked: list[tuple[int, int]]) -> None:
     together = timeline(rows)
     for k, t in asked:
