@@ -177,7 +177,8 @@ def changed_member(whole: Any, path: Path) -> str | None:
     return next((name for name in whole if given.get(name) != whole[name]), None)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_a_flipped_byte_is_found_and_its_layer_is_named(suite: Suite) -> None:
     prediction = await told(suite)
     with writing(f"sqlite:///{suite.folder / 'lineage' / 'lineage.db'}") as database:
