@@ -1,5 +1,8 @@
 """Clients that append or read as fast as they are answered, in a process of their own; prints JSON.
 
+Those that append speak HTTP/2 by themselves (`wire`), since a client in Python's gRPC takes as much of the machine as
+the server; reading, filling and proving use the client that everybody uses.
+
 `python -m benchmarks.load append ADDRESS CLIENTS EVENTS_PER_APPEND SECONDS`
 `python -m benchmarks.load fill ADDRESS CLIENTS EVENTS_PER_APPEND EVENTS`
 `python -m benchmarks.load read ADDRESS SUBSCRIBERS EVENTS`
@@ -12,11 +15,18 @@ import random
 import sys
 import time
 import uuid
+from contextlib import closing
 from typing import Any
 
 import grpc.aio
 
-from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, GetHeadRequest, SubscribeRequest
+from benchmarks.wire import Connection
+from lineal.api.lineage.v1.lineage_service_pb2 import (
+    AppendEventsRequest,
+    AppendEventsResponse,
+    GetHeadRequest,
+    SubscribeRequest,
+)
 from lineal.api.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
 from lineal.api.lineage.v1.proof_service_pb2 import GetInclusionProofRequest
 from lineal.api.lineage.v1.proof_service_pb2_grpc import ProofServiceStub
@@ -24,6 +34,7 @@ from lineal.channel import open_aio_channel
 
 PAYLOAD = b"x" * 100
 _METADATA = (("x-lineal-actor", "person:benchmark"), ("x-lineal-correlation-id", str(uuid.uuid4())))
+_APPEND = "/lineal.api.lineage.v1.LineageService/AppendEvents"
 _DEADLINE_SECONDS = 30.0
 _WARM_SECONDS = 1.0
 
@@ -36,21 +47,31 @@ def request(stream: str, size: int) -> AppendEventsRequest:
     return made
 
 
-async def append(channel: grpc.aio.Channel, clients: int, size: int, seconds: float) -> dict[str, float]:
+def append(address: str, clients: int, size: int, seconds: float) -> dict[str, float]:
     """Append for some seconds; the rate of what was acknowledged, and how long answers took, in ms."""
-    stub: Any = LineageServiceStub(channel)
     begin = time.perf_counter() + _WARM_SECONDS
     end = begin + seconds
     latencies: list[float] = []
+    started = [0.0] * clients
+    streams = [f"load/{n}-{uuid.uuid4()}" for n in range(clients)]
 
-    async def write(n: int) -> None:
-        stream = f"load/{n}-{uuid.uuid4()}"
-        while (start := time.perf_counter()) < end:
-            await stub.AppendEvents(request(stream, size), timeout=_DEADLINE_SECONDS, metadata=_METADATA)
-            if begin <= (now := time.perf_counter()) < end:
-                latencies.append(now - start)
+    def write(n: int) -> None:
+        started[n] = time.perf_counter()
+        connection.call(n, request(streams[n], size).SerializeToString())
 
-    await asyncio.gather(*(write(n) for n in range(clients)))
+    def answered(n: int, message: bytes) -> None:
+        now = time.perf_counter()
+        if len(AppendEventsResponse.FromString(message).events) != size:
+            raise SystemExit(f"client {n} got an answer about other events than it sent")
+        if begin <= now < end:
+            latencies.append(now - started[n])
+        if now < end:
+            write(n)
+
+    with closing(Connection(address, _APPEND, dict(_METADATA), answered)) as connection:
+        for n in range(clients):
+            write(n)
+        connection.run()
     latencies.sort()
     return {"rate": len(latencies) * size / seconds, **_percentiles(latencies)}
 
@@ -108,13 +129,22 @@ def _percentiles(latencies: list[float]) -> dict[str, float]:
     return {f"p{p}": latencies[len(latencies) * p // 100] * 1000 for p in (50, 99)}
 
 
-async def _run(kind: str, address: str, *numbers: str) -> None:
-    functions: dict[str, Any] = {"append": append, "fill": fill, "read": read, "prove": prove}
-    values = [float(number) if "." in number else int(number) for number in numbers]
+async def _with_channel(function: Any, address: str, *numbers: float) -> dict[str, float]:
     async with open_aio_channel(address) as channel:
         await channel.channel_ready()
-        print(json.dumps(await functions[kind](channel, *values)))
+        found: dict[str, float] = await function(channel, *numbers)
+        return found
+
+
+def _run(kind: str, address: str, *numbers: str) -> None:
+    values = [float(number) if "." in number else int(number) for number in numbers]
+    if kind == "append":
+        found = append(address, int(values[0]), int(values[1]), values[2])
+    else:
+        functions: dict[str, Any] = {"fill": fill, "read": read, "prove": prove}
+        found = asyncio.run(_with_channel(functions[kind], address, *values))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(*sys.argv[1:]))
+    _run(*sys.argv[1:])

@@ -201,6 +201,7 @@ def _added(group: _Group, append: Append, revision: int) -> AppendEventsResponse
         correlation_id=request.correlation_id,
         traceparent=append.traceparent,
     )
+    other_time = False
     for event, event_id, key in zip(request.events, append.event_ids, append.keys, strict=True):
         position += 1
         revision += 1
@@ -209,7 +210,10 @@ def _added(group: _Group, append: Append, revision: int) -> AppendEventsResponse
         record.event_id = event_id
         record.type = kind = event.type
         record.payload = event.payload
-        record.event_time.CopyFrom(event.event_time if event.HasField("event_time") else recorded_time)
+        given = event.HasField("event_time")
+        if given or other_time:
+            record.event_time.CopyFrom(event.event_time if given else recorded_time)
+            other_time = given
         stored = record.SerializeToString(deterministic=True)
         leaf = leaf_hash(stored)
         group.existing[key] = stored

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, bindparam, func, or_, select
 
 from chassis.artifacts import ArtifactStore
 from chassis.databases import Database, open_database
@@ -25,6 +25,18 @@ _STORED = (
     events.c.leaf_hash,
 )
 _PAGE_BYTES = 1024 * 1024
+# Every proof reads these, and to build a query takes longer than to run one of them.
+_LEAF_HASHES = (
+    select(events.c.leaf_hash)
+    .where(events.c.position > bindparam("start"), events.c.position <= bindparam("end"))
+    .order_by(events.c.position)
+)
+_NODE_HASHES = (
+    select(nodes.c.hash)
+    .where(nodes.c.level == bindparam("level"))
+    .where(nodes.c.index >= bindparam("start"), nodes.c.index < bindparam("end"))
+    .order_by(nodes.c.index)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +143,19 @@ class EventStore:
 
     def leaf_hashes(self, start: int, end: int) -> list[bytes]:
         """Return the leaf hashes of the positions from `start` + 1 to `end`."""
-        query = select(events.c.leaf_hash).where(events.c.position > start, events.c.position <= end)
-        return self._hashes(query.order_by(events.c.position))
+        return self._hashes(_LEAF_HASHES, {"start": start, "end": end})
 
     def node_hashes(self, level: int, start: int, end: int) -> list[bytes]:
         """Return the hashes of the nodes [start, end) of a stored level."""
-        within = (nodes.c.level == level) & (nodes.c.index >= start) & (nodes.c.index < end)
-        return self._hashes(select(nodes.c.hash).where(within).order_by(nodes.c.index))
+        return self._hashes(_NODE_HASHES, {"level": level, "start": start, "end": end})
 
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
 
-    def _hashes(self, query: Select[Any]) -> list[bytes]:
+    def _hashes(self, query: Select[Any], values: dict[str, int]) -> list[bytes]:
         with self._database.reader.begin() as connection:
-            return [bytes(found) for found in connection.execute(query).scalars()]
+            return [bytes(found) for found in connection.execute(query, values).scalars()]
 
     def _scalar(self, query: Select[Any]) -> int:
         with self._database.reader.begin() as connection:

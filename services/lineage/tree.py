@@ -1,8 +1,8 @@
 """The Merkle tree over the log: leaf n is the record at position n + 1.
 
-Leaf hashes lie beside the records. Of the nodes above, those at every eighth level are stored, in the transaction that
-completes them; whatever lies between is hashed from 256 of them at most, so that a proof in a log of a million events
-reads three tiles.
+Leaf hashes lie beside the records. Of the nodes above, those at every fourth level are stored, in the transaction that
+completes them; whatever lies between is hashed from 16 of them at most. So a proof in a log of a million events reads
+one tile of leaves and one of level 4, and the few above are in memory.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,12 @@ from typing import Protocol
 from lineal import merkle
 from lineal.merkle import Growing, Node
 
-TILE_LEVELS = 8
+TILE_LEVELS = 4
 TILE = 1 << TILE_LEVELS
-# Full tiles never change. 256 of them hold 2 MiB and lead to 65,536 leaves.
-_CACHED_TILES = 256
+# Full tiles never change. Those above the leaves, 10 MiB at most, are all of a log of two million events; those of
+# leaves are kept for proofs of neighbours, and must not drive the others out.
+_CACHED_TILES = 8192
+_CACHED_LEAF_TILES = 256
 # Nor do full subtrees in a tile that still grows, which are in nearly every proof.
 _CACHED_NODES = 1024
 
@@ -42,6 +44,7 @@ class Tree:
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
         self._full_tile = lru_cache(_CACHED_TILES)(self._read_tile)
+        self._full_leaf_tile = lru_cache(_CACHED_LEAF_TILES)(self._read_tile)
         self._growing_node = lru_cache(_CACHED_NODES)(self._read_node)
 
     def root(self, size: int) -> bytes:
@@ -69,7 +72,8 @@ class Tree:
         end = node.index + 1 << node.level - base
         tile = start // TILE
         if (tile + 1) * TILE << base <= size:
-            return merkle.root(self._full_tile(base, tile)[start - tile * TILE : end - tile * TILE])
+            full = self._full_tile(base, tile) if base else self._full_leaf_tile(base, tile)
+            return merkle.root(full[start - tile * TILE : end - tile * TILE])
         return self._growing_node(base, start, end)
 
     def _read_tile(self, base: int, tile: int) -> list[bytes]:

@@ -134,7 +134,7 @@ async def _grow(folder: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE events SET leaf_hash = zeroblob(32) WHERE position = 270",
+        "UPDATE events SET leaf_hash = zeroblob(32) WHERE position = 295",
         "UPDATE tree_nodes SET hash = zeroblob(32)",
         "DELETE FROM events WHERE position > 290",
         "DELETE FROM tree_nodes",

@@ -34,9 +34,9 @@ _HASHES = Hashes()
 _SIZES = st.one_of(st.integers(1, 600), st.integers(1, len(_LEAVES)), st.just(65_536), st.just(65_537))
 
 
-def test_only_every_eighth_level_is_stored() -> None:
-    assert {node.level for node in _HASHES.nodes} == {8, 16}
-    assert len(_HASHES.nodes) == 70_000 // 256 + 1
+def test_only_every_fourth_level_is_stored() -> None:
+    assert {node.level for node in _HASHES.nodes} == {4, 8, 12, 16}
+    assert len(_HASHES.nodes) == sum(70_000 // 16**n for n in (1, 2, 3, 4))
 
 
 @settings(deadline=None, max_examples=40)
@@ -59,6 +59,6 @@ def test_a_proof_reads_few_tiles() -> None:
 
 def test_missing_nodes_are_told() -> None:
     hashes = Hashes()
-    del hashes.nodes[Node(8, 3)]
+    del hashes.nodes[Node(8, 50)]
     with pytest.raises(TreeIncomplete, match="level 8"):
         Tree(hashes).inclusion(12_345, 70_000)
