@@ -70,6 +70,8 @@ class Verification:
         self._sealed: list[SealedRange] = []
         self._damaged = False
         self._range_tree = Growing()
+        # By level, the kept nodes that were read last and the index of the first.
+        self._nodes: dict[int, tuple[int, list[bytes]]] = {}
 
     def run(self) -> Iterator[Progress]:
         """Examine page after page."""
@@ -117,6 +119,7 @@ class Verification:
             self._find(
                 "record", f"the event at position {stored.position} was changed: its column {wrong} is not its record's"
             )
+        self._sealed_leaf(stored.position, leaf)
         computed = kept(self._tree.add(leaf))
         beside = kept(self._stored_tree.add(stored.leaf_hash)) if self._stored_tree else computed
         for (node, value), (_, other) in zip(computed, beside, strict=True):
@@ -133,16 +136,24 @@ class Verification:
             return stored
         if stored.position == sealed.first:
             self._open(sealed)
-        self._range_tree.add(stored.leaf_hash)
-        if stored.position == sealed.last:
-            self._sealed.pop()
-            if self._range_tree.root() != sealed.merkle_root and not self._damaged and not self._unsure:
-                self._find(
-                    "sealed range", f"{_named(sealed)} are not those that were sealed: their root is another one"
-                )
         if stored.record or self._damaged:
             return stored
-        return stored._replace(record=self._store.sealed.record(stored.position))
+        try:
+            return stored._replace(record=self._store.sealed.record(stored.position))
+        except LinealError as error:
+            self._damaged = True
+            self._find("sealed range", str(error))
+            return stored
+
+    def _sealed_leaf(self, position: int, leaf: bytes) -> None:
+        """Add a leaf to the tree of its range, and compare the whole range with the root that it was sealed with."""
+        if not self._sealed or position < self._sealed[-1].first:
+            return
+        self._range_tree.add(leaf)
+        if position == self._sealed[-1].last:
+            sealed = self._sealed.pop()
+            if self._range_tree.root() != sealed.merkle_root and not self._damaged:
+                self._find("sealed range", f"{_named(sealed)} do not have the root that they were sealed with")
 
     def _open(self, sealed: SealedRange) -> None:
         """Read the file of a range past any cache."""
@@ -158,7 +169,7 @@ class Verification:
 
     def _node(self, node: Node, value: bytes, from_stored: bytes) -> None:
         """Compare a kept node with what lies below it, by the records and by their stored leaf hashes."""
-        there = self._store.node_hashes(node.level, node.index, node.index + 1)
+        there = self._stored_node(node)
         below = self._unsure if node.level == TILE_LEVELS else []
         if there == [value]:
             self._blame_leaves(below)
@@ -173,6 +184,18 @@ class Verification:
                 "restore the log from a backup",
             )
             self._blame_records(below)
+
+    def _stored_node(self, node: Node) -> list[bytes]:
+        """Return the hash of a kept node, none when it is missing; those of a page are read at once."""
+        start, hashes = self._nodes.get(node.level, (0, []))
+        if not start <= node.index < start + len(hashes):
+            end = min(node.index + _PAGE, self._head >> node.level)
+            hashes = self._store.node_hashes(node.level, node.index, end)
+            if len(hashes) < end - node.index:
+                return self._store.node_hashes(node.level, node.index, node.index + 1)
+            self._nodes[node.level] = (node.index, hashes)
+            start = node.index
+        return [hashes[node.index - start]]
 
     def _compare(self, size: int, name: str, found: Checkpoint) -> None:
         if found.root == self._tree.root():

@@ -266,11 +266,11 @@ async def test_what_is_gone_or_rewritten_is_found(suite: Suite) -> None:
             (finding,) = await findings(stub)
             assert (finding.layer, "position 300 was changed: its column type" in finding.message) == ("record", True)
             # A record with its leaf hash, and no kept node above it: only the signature tells.
-            record = database.execute(select(events.c.record).where(events.c.position == 590)).scalar_one()
+            record = database.execute(select(events.c.record).where(events.c.position == 598)).scalar_one()
             other = record.replace(b"some.Event", b"fake.Event")
             database.execute(
                 update(events)
-                .where(events.c.position == 590)
+                .where(events.c.position == 598)
                 .values(record=other, leaf_hash=merkle.leaf_hash(other), type="fake.Event")
             )
             database.execute(update(events).where(events.c.position == 300).values(type="some.Event"))
