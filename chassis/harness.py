@@ -10,6 +10,7 @@ import grpc.aio
 from chassis.artifacts import ArtifactStore, artifact_store
 from chassis.channels import open_service_channel
 from chassis.clock import Clock, SystemClock
+from chassis.database_inspection import Inspection
 from chassis.events import EventLog
 from chassis.health import Check, Health
 from chassis.log import LineageLog
@@ -45,6 +46,7 @@ class Harness:
         self._log: EventLog | None = None
         self._places: Places | None = None
         self._runners: list[ProjectionRunner] = []
+        self._inspections: list[Callable[[], Awaitable[Inspection]]] = []
 
     @property
     def log(self) -> EventLog:
@@ -75,13 +77,19 @@ class Harness:
         if self._places is None:
             self._places = places_for(self.settings.database, self.settings.service_dir)
             full_name = projection_service_pb2.DESCRIPTOR.services_by_name["ProjectionService"].full_name
-            self.add_servicer(add_ProjectionServiceServicer_to_server, ProjectionServicer(self._runners), full_name)
+            self.add_servicer(
+                add_ProjectionServiceServicer_to_server, ProjectionServicer(self._runners, self._inspections), full_name
+            )
         runner = ProjectionRunner(projection, self.log, self._places)
         self._runners.append(runner)
         self.add_task(f"projection {projection.name}", runner.run)
         self.add_check(f"projection {projection.name}", runner.check)
         self.stack.push_async_callback(runner.close)
         return runner
+
+    def add_inspection(self, inspect: Callable[[], Awaitable[Inspection]]) -> None:
+        """Let `lineal doctor` see a database beside those of the projections."""
+        self._inspections.append(inspect)
 
     def add_task(self, name: str, factory: Callable[[], Awaitable[None]]) -> None:
         """Run a task in the background from the start; if it raises, the process ends with a failure."""

@@ -27,6 +27,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from chassis import projection_state as state
 from chassis.canonical import table_digest
 from chassis.context import time_left
+from chassis.database_inspection import Inspection, inspect_database
 from chassis.databases import READERS, Database, open_database
 from chassis.errors import Unavailable
 from chassis.events import Delivery, Event, EventLog
@@ -185,6 +186,11 @@ class ProjectionRunner:
                 replayed.append(kept.position)
         return replayed
 
+    async def inspect(self) -> Inspection:
+        """Ask the database how it keeps the tables."""
+        await self.wait_for(0)
+        return await self._in_thread(self._inspect)
+
     async def close(self) -> None:
         """Close the connections to the database, after what is still running in threads."""
         await asyncio.to_thread(self._threads.shutdown)
@@ -215,6 +221,11 @@ class ProjectionRunner:
         assert self._database is not None
         with self._database.reader.begin() as connection:
             return fn(connection)
+
+    def _inspect(self) -> Inspection:
+        assert self._database is not None
+        with self._database.writer.connect() as connection:
+            return inspect_database(self.projection.name, connection, "NORMAL")
 
     def _digest(self, connection: Connection) -> tuple[int, str, int, int]:
         digest, rows = table_digest(connection, self.projection.metadata)

@@ -1,13 +1,17 @@
 """ProjectionService, which every service with read tables offers."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from chassis.database_inspection import Inspection
 from chassis.errors import NotFound
 from chassis.paging import last_key, page_size, page_token
 from chassis.projection import ProjectionRunner
 from chassis.projection_state import parked_count
 from lineal.api.lineage.v1.projection_service_pb2 import (
+    DatabaseInspection,
+    InspectDatabasesRequest,
+    InspectDatabasesResponse,
     ListParkedEventsRequest,
     ListParkedEventsResponse,
     ListProjectionsRequest,
@@ -30,8 +34,11 @@ class ProjectionUnknown(NotFound):
 class ProjectionServicer(ProjectionServiceServicer):
     """Tells about the projections of this process, verifies them, and tries their parked events again."""
 
-    def __init__(self, runners: Sequence[ProjectionRunner]) -> None:
+    def __init__(
+        self, runners: Sequence[ProjectionRunner], inspections: Sequence[Callable[[], Awaitable[Inspection]]] = ()
+    ) -> None:
         self._runners = runners
+        self._inspections = inspections
 
     async def ListProjections(self, _request: ListProjectionsRequest, _context: Any) -> ListProjectionsResponse:
         """List the projections and how far each has read."""
@@ -96,6 +103,12 @@ class ProjectionServicer(ProjectionServiceServicer):
             response.replayed += len(await runner.replay(request.positions))
             response.parked += await runner.query(parked_count)
         return response
+
+    async def InspectDatabases(self, _request: InspectDatabasesRequest, _context: Any) -> InspectDatabasesResponse:
+        """Ask the databases of this service how they keep what they are given."""
+        found = [await inspect() for inspect in self._inspections]
+        found += [await runner.inspect() for runner in self._runners]
+        return InspectDatabasesResponse(databases=[DatabaseInspection(**vars(each)) for each in found])
 
     def _named(self, name: str) -> list[ProjectionRunner]:
         found = [runner for runner in self._runners if name in ("", runner.projection.name)]

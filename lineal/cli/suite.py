@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -32,8 +31,6 @@ _READY_SECONDS = 120.0
 _DOWN_SECONDS = 60.0
 # Between two looks at other processes, whose health and end nobody announces; each wait has a limit.
 _POLL_SECONDS = 0.2
-# SQLite before this can corrupt a WAL database that two connections checkpoint.
-_SOUND_SQLITE = (3, 51, 3)
 
 
 def root() -> Path:
@@ -118,17 +115,13 @@ def doctor(
     rows: list[tuple[str, bool, str]] = []
     for name, state in check(profile, [*SERVICES, "temporal"]).items():
         rows.append((f"{name} is healthy", state == HEALTHY, state))
-    if sqlite3.sqlite_version_info < _SOUND_SQLITE:
-        version = sqlite3.sqlite_version
-        rows.append(
-            (
-                "SQLite is sound",
-                True,
-                f"{version} has a rare WAL fault that one writer avoids; use PostgreSQL in production",
-            )
-        )
     if all(good for _, good, _ in rows):
-        rows += [*_loaded(profile), *tables.standing(profile), *(tables.rebuilt(profile) if rebuild else ())]
+        rows += [
+            *_loaded(profile),
+            *tables.databases(profile),
+            *tables.standing(profile),
+            *(tables.rebuilt(profile) if rebuild else ()),
+        ]
         rows += keep.verified(profile) if verify else ()
     show(
         [{"check": name, "ok": good, "finding": finding} for name, good, finding in rows],

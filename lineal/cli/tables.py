@@ -53,6 +53,20 @@ def parked(
     show([dict(zip(columns, row, strict=True)) for row in rows], columns, rows)
 
 
+def databases(profile: Profile) -> list[Row]:
+    """Return per database whether what it rests on can lose or damage data, as the service's own connection says."""
+    rows: list[Row] = []
+    for name in SERVICES:
+        with _projections(profile, name) as stub:
+            for found in stub.InspectDatabases(api.InspectDatabasesRequest()).databases:
+                facts = [found.engine, *(f"{key} {value}" for key, value in sorted(found.settings.items()))]
+                facts += [f"on {found.filesystem}"] if found.filesystem else []
+                facts += [f"WAL {found.wal_bytes / 1024**2:.1f} MiB"] if found.database_bytes else []
+                told = "; ".join([*found.faults, ", ".join(facts), *found.notes])
+                rows.append((f"the database of {name}/{found.name} is safe", not found.faults, told))
+    return rows
+
+
 def standing(profile: Profile) -> list[Row]:
     """Return per projection whether it keeps up with the log, and whether it could apply every event."""
     with Client(profile) as client:

@@ -59,6 +59,7 @@ async def build(harness: Harness) -> None:
             await _leave_checkpoint(witness)
             await asyncio.sleep(settings.checkpoint_seconds)
 
+    harness.add_inspection(writer.inspect)
     harness.add_task("writer", writer.run)
     harness.add_task("checkpoints", leave_checkpoints)
     harness.add_task("let subscribers go", let_go)

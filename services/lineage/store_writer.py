@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import psycopg
 from sqlalchemy import Connection
 
+from chassis.database_inspection import Inspection, inspect_database
 from chassis.errors import Overloaded, RuleViolated
 from lineal.merkle import Node
 from services.lineage.tables import NewRecord, SealedRange, metadata
@@ -131,6 +132,10 @@ class StoreWriter(Protocol):
         """
         ...
 
+    def inspect(self) -> Inspection:
+        """Ask the database how it keeps the log."""
+        ...
+
     def close(self) -> None:
         """Give up the right to write."""
         ...
@@ -216,6 +221,10 @@ class SqliteWriter:
                 raise _full() from error
             raise
 
+    def inspect(self) -> Inspection:
+        """Ask the database how it keeps the log."""
+        return inspect_database("log", self._connection, "FULL")
+
     def close(self) -> None:
         """Give up the right to write."""
         self._connection.close()
@@ -296,6 +305,10 @@ class PostgresWriter:
             raise _full() from error
         if done.rowcount != 1:
             raise _deposed(self.epoch)
+
+    def inspect(self) -> Inspection:
+        """Ask the database how it keeps the log."""
+        return inspect_database("log", self._connection, "FULL")
 
     def close(self) -> None:
         """Give up the right to write."""

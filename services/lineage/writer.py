@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TypeVar, TypeVarTuple, Unpack
 
 from chassis.clock import Clock
+from chassis.database_inspection import Inspection
 from chassis.errors import LinealError, Overloaded, Unavailable
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsResponse
 from services.lineage.appender import Append, Appender
@@ -112,6 +113,11 @@ class Writer:
         """Empty the records of a range that lie in an artifact from now on, between two groups."""
         assert self._opened is not None
         await self._call(self._opened[0].seal, sealed)
+
+    async def inspect(self) -> Inspection:
+        """Ask the connection that writes how the log is kept, between two groups."""
+        assert self._opened is not None
+        return await self._call(self._opened[0].inspect)
 
     async def run(self) -> None:
         """Commit group after group. A database that fails ends it: a restart reads what is really there."""

@@ -327,3 +327,120 @@ class ReplayParkedEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplayParkedEventsResponse: _TypeAlias = ReplayParkedEventsResponse  # noqa: Y015
+
+@_typing.final
+class InspectDatabasesRequest(_message.Message):
+    """Request of InspectDatabases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectDatabasesRequest: _TypeAlias = InspectDatabasesRequest  # noqa: Y015
+
+@_typing.final
+class DatabaseInspection(_message.Message):
+    """How a database keeps what it is given, as the connection that writes to it says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    FILESYSTEM_FIELD_NUMBER: _builtins.int
+    DATABASE_BYTES_FIELD_NUMBER: _builtins.int
+    WAL_BYTES_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What lies in it: the name of a projection, or `log`."""
+    engine: _builtins.str
+    """Name and version, as in `SQLite 3.53.1` or `PostgreSQL 18.0`."""
+    filesystem: _builtins.str
+    """Type of the file system that the file lies on, as in `ext4`; empty where it cannot be told, and on PostgreSQL."""
+    database_bytes: _builtins.int
+    """Size of the file, 0 on PostgreSQL."""
+    wal_bytes: _builtins.int
+    """Size of the write-ahead log beside it, 0 on PostgreSQL."""
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Settings that durability rests on, by name, as the connection has them now."""
+
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What can lose or damage data, in words that say what to do; empty when nothing was found."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What somebody should know, and nobody has to change at once."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        filesystem: _builtins.str = ...,
+        database_bytes: _builtins.int = ...,
+        wal_bytes: _builtins.int = ...,
+        faults: _abc.Iterable[_builtins.str] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_bytes", b"database_bytes", "engine", b"engine", "faults", b"faults", "filesystem", b"filesystem", "name", b"name", "notes", b"notes", "settings", b"settings", "wal_bytes", b"wal_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatabaseInspection: _TypeAlias = DatabaseInspection  # noqa: Y015
+
+@_typing.final
+class InspectDatabasesResponse(_message.Message):
+    """Response of InspectDatabases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def databases(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatabaseInspection]:
+        """One per database."""
+
+    def __init__(
+        self,
+        *,
+        databases: _abc.Iterable[Global___DatabaseInspection] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["databases", b"databases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectDatabasesResponse: _TypeAlias = InspectDatabasesResponse  # noqa: Y015

@@ -55,6 +55,11 @@ class ProjectionServiceStub(object):
                 request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsResponse.FromString,
                 _registered_method=True)
+        self.InspectDatabases = channel.unary_unary(
+                '/lineal.api.lineage.v1.ProjectionService/InspectDatabases',
+                request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.InspectDatabasesRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.InspectDatabasesResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectionServiceServicer(object):
@@ -92,6 +97,14 @@ class ProjectionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectDatabases(self, request, context):
+        """Asks the connections that write how the databases of this service keep what they are given: those of its
+        projections, and the log itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +127,11 @@ def add_ProjectionServiceServicer_to_server(servicer, server):
                     servicer.ReplayParkedEvents,
                     request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsResponse.SerializeToString,
+            ),
+            'InspectDatabases': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectDatabases,
+                    request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.InspectDatabasesRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.InspectDatabasesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +243,33 @@ class ProjectionService(object):
             '/lineal.api.lineage.v1.ProjectionService/ReplayParkedEvents',
             lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsRequest.SerializeToString,
             lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.ReplayParkedEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectDatabases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.lineage.v1.ProjectionService/InspectDatabases',
+            lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.InspectDatabasesRequest.SerializeToString,
+            lineal_dot_api_dot_lineage_dot_v1_dot_projection__service__pb2.InspectDatabasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class ProjectionServiceStub:
     parked, so that repeating a call is harmless. They are applied after later events: VerifyProjections tells whether
     their order mattered.
     """
+    InspectDatabases: _grpc.UnaryUnaryMultiCallable[_projection_service_pb2.InspectDatabasesRequest, _projection_service_pb2.InspectDatabasesResponse]
+    """Asks the connections that write how the databases of this service keep what they are given: those of its
+    projections, and the log itself.
+    """
 
 @_typing.type_check_only
 class ProjectionServiceAsyncStub(ProjectionServiceStub):
@@ -64,6 +68,10 @@ class ProjectionServiceAsyncStub(ProjectionServiceStub):
     """Tries parked events again, once each; those that still fail stay parked. An event that has taken effect is no longer
     parked, so that repeating a call is harmless. They are applied after later events: VerifyProjections tells whether
     their order mattered.
+    """
+    InspectDatabases: _aio.UnaryUnaryMultiCallable[_projection_service_pb2.InspectDatabasesRequest, _projection_service_pb2.InspectDatabasesResponse]  # type: ignore[assignment]
+    """Asks the connections that write how the databases of this service keep what they are given: those of its
+    projections, and the log itself.
     """
 
 class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -104,6 +112,16 @@ class ProjectionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tries parked events again, once each; those that still fail stay parked. An event that has taken effect is no longer
         parked, so that repeating a call is harmless. They are applied after later events: VerifyProjections tells whether
         their order mattered.
+        """
+
+    @_abc_1.abstractmethod
+    def InspectDatabases(
+        self,
+        request: _projection_service_pb2.InspectDatabasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projection_service_pb2.InspectDatabasesResponse, _abc.Awaitable[_projection_service_pb2.InspectDatabasesResponse]]:
+        """Asks the connections that write how the databases of this service keep what they are given: those of its
+        projections, and the log itself.
         """
 
 def add_ProjectionServiceServicer_to_server(servicer: ProjectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
