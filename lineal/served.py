@@ -29,7 +29,8 @@ from lineal.notes import Checkpoint
 from lineal.proof_file import ProofInvalid, bytes_of, logged, member, path_of, text_of
 from lineal.rows import RowWrong, decode
 
-_ROWS_AT_ONCE = 1_000
+# Of the widest rows that come in so many still fit a message.
+_ROWS_AT_ONCE = 200
 _DEFINITION, _BATCH, _ROW, _MANIFEST = "definition", "batch", "row", "manifest"
 _KINDS: dict[str, type[Message]] = {
     kind.DESCRIPTOR.full_name: kind

@@ -23,7 +23,7 @@ from tabular.parquet import read_parquet
 from tabular.schema import ARROW_TYPES, arrow_schema
 
 MOST_ROWS = 10_000
-_PAGE_ROWS = 500
+_PAGE_ROWS = 200
 
 
 class KeyInvalid(InvalidArgument):

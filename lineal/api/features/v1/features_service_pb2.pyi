@@ -933,7 +933,7 @@ class ExplainFeaturesResponse(_message.Message):
 
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContributingRow]:
-        """The rows in log order, at most 500 in a message: those of the longest window, and the latest one."""
+        """The rows in log order, at most 200 in a message: those of the longest window, and the latest one."""
 
     def __init__(
         self,
