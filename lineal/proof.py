@@ -41,6 +41,8 @@ from lineal.served import Served
 __all__ = ["FORMAT", "ProofInvalid", "Proven", "audit", "check", "of_event", "of_prediction"]
 
 FORMAT = "lineal-proof-v1"
+# Another member may be one of these under a changed name, and a proof of less would pass for the whole.
+_MEMBERS = {"format", "checkpoint", "rotations", "event", "prediction", "manifests", "served"}
 _SEALED = "lineal.api.monitor.v1.SegmentSealed"
 
 
@@ -102,6 +104,8 @@ def check(proof: Any, trusted: PublicKey) -> Proven:
     """
     if not isinstance(proof, Mapping) or proof.get("format") != FORMAT:
         raise ProofInvalid("file", f"is no proof of the format {FORMAT}")
+    if unknown := proof.keys() - _MEMBERS:
+        raise ProofInvalid("file", f"has what no proof has: {', '.join(sorted(map(repr, unknown)))}")
     checkpoint = _checkpoint(proof, trusted)
     event = _event(proof, checkpoint)
     if "prediction" not in proof:

@@ -54,6 +54,7 @@ PROOF_LAYERS = {
     "event": {"log", "segment"},
     "prediction": {"prediction"},
     "manifests": {"manifest"},
+    "served": {"log", "definition", "batch", "row"},
 }
 
 
@@ -195,6 +196,10 @@ async def test_a_flipped_byte_is_found_and_its_layer_is_named(suite: Suite) -> N
     key = PublicKey.parse(listed.keys[0])
     proof_file = data / "proof.json"
     proof_file.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    for name in made:
+        renamed = {chr(ord(each[0]) ^ 1) + each[1:] if each == name else each: made[each] for each in made}
+        with pytest.raises(proof.ProofInvalid):
+            proof.check(renamed, key)
     artifacts = files_in(data / "artifacts")
     with writing(f"sqlite:///{data / 'lineage' / 'lineage.db'}") as database:
         database.exec_driver_sql("PRAGMA synchronous=OFF")

@@ -14,6 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from sqlalchemy import Connection, create_engine, func, select, update
+from sqlalchemy.pool import NullPool
 
 from chassis.server import start
 from lineal import record_files
@@ -108,7 +109,7 @@ async def everything(channel: grpc.aio.Channel) -> dict[str, Any]:
 
 
 def database(url: str) -> Connection:
-    return create_engine(url, isolation_level="AUTOCOMMIT").connect()
+    return create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect()
 
 
 async def test_sealed_events_are_read_proven_and_repeated_as_before(tmp_path: Path, url: str) -> None:
