@@ -36,16 +36,14 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def lineage(
-    folder: Path, port: int, url: str | None = None, **environment: str
+    folder: Path, port: int, url: str | None = None, module: str = "services.lineage", **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run lineage within the block; what it writes to stderr is in `<folder>/<port>.log`."""
     variables = os.environ | {"LINEAL_LINEAGE_PORT": str(port), "LINEAL_DATA_DIR": str(folder)} | environment
     if url:
         variables["LINEAL_LINEAGE_DATABASE_URL"] = url
     with (folder / f"{port}.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.lineage", env=variables, stderr=log
-        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, env=variables, stderr=log)
         try:
             yield process
         finally:

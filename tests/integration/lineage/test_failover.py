@@ -213,3 +213,17 @@ async def test_a_write_that_fails_ends_the_process_and_loses_nothing(tmp_path: P
     assert "disk I/O error" in (tmp_path / f"{port}.log").read_text()
     async with lineage(tmp_path, port), open_aio_channel(f"127.0.0.1:{port}") as channel:
         assert await history.check(channel) > 0
+
+
+async def test_an_fsync_that_fails_ends_the_process_and_loses_nothing(tmp_path: Path) -> None:
+    port, history = free_port(), History()
+    async with (
+        writing(history, f"127.0.0.1:{port}"),
+        lineage(tmp_path, port, module="tests.integration.lineage.failing_fsync") as process,
+    ):
+        await history.next_told()
+        process.send_signal(signal.SIGUSR1)
+        assert await process.wait() == 1
+    assert "disk I/O error" in (tmp_path / f"{port}.log").read_text()
+    async with lineage(tmp_path, port), open_aio_channel(f"127.0.0.1:{port}") as channel:
+        assert await history.check(channel) > 0
