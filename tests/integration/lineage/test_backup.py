@@ -23,7 +23,7 @@ from lineal.errors import LinealError
 from lineal.notes import Checkpoint, PublicKey, verified
 from lineal.places import FolderPlace, place_at
 from lineal.profile import Profile
-from services.lineage.restoring import restore
+from services.lineage.restoring import KeysOfAnother, restore
 from services.lineage.settings import Settings
 from tests.integration.lineage.test_failover import became
 from tests.integration.lineage.test_log_commands import lineal
@@ -73,6 +73,11 @@ async def restored(where: Path, data: Path, **options: Any) -> None:
     await asyncio.to_thread(backups.restore, str(where), data, **{"keys": None, "key": "", **options})
 
 
+async def restored_here(where: Path, data: Path, key: PublicKey | None = None, keys: Path | None = None) -> None:
+    """Restore as the command does, without a process of its own."""
+    await asyncio.to_thread(restore, Settings(data_dir=data), place_at(str(where)), key, keys)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_suite_is_backed_up_and_restored_to_a_new_place(suite: Suite, tmp_path_factory: Any) -> None:
@@ -100,10 +105,10 @@ async def test_a_suite_is_backed_up_and_restored_to_a_new_place(suite: Suite, tm
         place = chance.randrange(len(whole))
         (where / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(BackupDamaged, match=re.escape(name)):
-            await asyncio.to_thread(restore, Settings(data_dir=data), place_at(str(where)), None, None)
+            await restored_here(where, data)
         (where / name).unlink()
         with pytest.raises(BackupDamaged, match=re.escape(name)):
-            await asyncio.to_thread(restore, Settings(data_dir=data), place_at(str(where)), None, None)
+            await restored_here(where, data)
         (where / name).write_bytes(whole)
 
     keys = suite.folder / "lineage" / "keys"
@@ -163,17 +168,16 @@ async def test_what_is_no_backup_of_this_log_is_refused(suite: Suite, tmp_path_f
         await other.start("lineage")
         with pytest.raises(LinealError, match="has a backup of the log"):
             await backed_up(other, place_at(str(where)))
-        stranger = str(await key_of(other))
-        with pytest.raises(LinealError, match="its checkpoint"):
-            await restored(where, data / "new", key=stranger)
-        with pytest.raises(LinealError, match="does not hold the keys"):
-            await restored(where, data / "new", keys=data / "lineage" / "keys")
+        with pytest.raises(BackupDamaged, match="its checkpoint"):
+            await restored_here(where, data / "new", key=await key_of(other))
+        with pytest.raises(KeysOfAnother, match="does not hold the keys"):
+            await restored_here(where, data / "new", keys=data / "lineage" / "keys")
     # Whoever changes a record and all that the backup says of it still has no signature.
     manifest.peaks[0] = merkle.EMPTY_ROOT.hex()
     manifest.checkpoint = manifest.checkpoint.replace("\n600\n", "\n601\n")
     manifest.save(place_at(str(where)))
-    with pytest.raises(LinealError, match=r"backup\.json: its checkpoint was changed"):
-        await restored(where, data / "new")
+    with pytest.raises(BackupDamaged, match=r"backup\.json: its checkpoint was changed"):
+        await restored_here(where, data / "new")
     shutil.rmtree(where)
-    with pytest.raises(LinealError, match="this is no backup"):
-        await restored(where, data / "new")
+    with pytest.raises(BackupDamaged, match="this is no backup"):
+        await restored_here(where, data / "new")
