@@ -76,7 +76,7 @@ def explain(artifacts: ArtifactStore, asked: Asked) -> list[ExplainFeaturesRespo
     if len(counted) > MOST_ROWS:
         raise TooManyRows(
             f"{len(counted):,} rows of {asked.dataset.name} count in the features of view {asked.view.name!r}; at most "
-            f"{MOST_ROWS:,} are listed"
+            f"{MOST_ROWS:,} are listed; `lineal prove --no-rows` proves all but the rows"
         )
     return _pages(first, list(_listed(artifacts, asked.dataset, found, counted.tolist())))
 

@@ -46,7 +46,7 @@ def prove(artifacts: ArtifactStore, dataset: str, batch: StoredBatch, numbers: S
     if batch.accepted_rows and not batch.rows_root:
         raise RowsNotHashed(
             f"batch {batch.batch_id!r} of {dataset} was accepted by a version that did not hash rows one by one; "
-            "its event has the digest of the whole file"
+            "its event has the digest of the whole file; `lineal prove --no-rows` proves all but the rows"
         )
     for number in numbers:
         if number >= batch.accepted_rows:
