@@ -27,25 +27,41 @@ PROJECT = Path(__file__).parent
 _SAGA_SECONDS = 300.0
 # As the endpoint's policy has it.
 PERIOD = pd.Timedelta(days=30)
-_SLICE = pd.Timedelta(hours=24)
 # Between two questions to a service: what is waited for happens in another process, which tells nobody.
 _PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How much of the past is played: until when, and which share of flights is asked for.
+    """How much of the past is played: until when, in which slices, and which share of flights is asked for.
 
-    The damaged candidate is trained at `damage` and may be late by what a release takes.
+    The damaged candidate is trained at `damage` and may be late by what a release takes. From `enough` on, rows are
+    handed over without questions once the releases have ended. `overlay` is a folder of definitions to apply on top.
     """
 
     end: datetime
+    enough: datetime
+    slice: pd.Timedelta
     share: float
     damage: datetime
+    overlay: Path | None = None
 
 
-FULL = Pace(datetime(2013, 9, 1, tzinfo=UTC), 0.15, datetime(2013, 7, 10, tzinfo=UTC))
-QUICK = Pace(datetime(2013, 8, 1, tzinfo=UTC), 0.08, datetime(2013, 6, 10, tzinfo=UTC))
+FULL = Pace(
+    end=datetime(2013, 9, 1, tzinfo=UTC),
+    enough=datetime(2013, 9, 1, tzinfo=UTC),
+    slice=pd.Timedelta(hours=24),
+    share=0.15,
+    damage=datetime(2013, 7, 10, tzinfo=UTC),
+)
+QUICK = Pace(
+    end=datetime(2013, 8, 1, tzinfo=UTC),
+    enough=datetime(2013, 7, 3, tzinfo=UTC),
+    slice=pd.Timedelta(hours=48),
+    share=0.08,
+    damage=datetime(2013, 6, 8, tzinfo=UTC),
+    overlay=PROJECT / "quick",
+)
 
 
 def run(*, quick: bool, data: Path | None, connect: str | None) -> int:
@@ -87,7 +103,10 @@ class _Demo:
         self._history()
         self._first_champion()
         month = 0
-        for piece in self.replay.slices(HISTORY_END, self.pace.end, _SLICE, self.pace.share):
+        for piece in self.replay.slices(HISTORY_END, self.pace.end, self.pace.slice, self.pace.share):
+            if piece.start >= self.pace.enough and self.story.damaged is not None and self._idle():
+                self._rest(piece.start)
+                break
             if piece.start.month != month:
                 month = piece.start.month
                 console.print(f"{piece.start:%B}: live traffic, {self.story.asked:,} predictions so far")
@@ -98,8 +117,17 @@ class _Demo:
         self._settle()
         return self.story
 
+    def _rest(self, start: pd.Timestamp) -> None:
+        """Hand over all rows that are left, for the comparison of champions on every flight."""
+        console.print(f"{start:%d %B}: both releases have ended; the rows that are left are handed over at once")
+        end = pd.Timestamp(self.pace.end)
+        rest = next(self.replay.slices(start, end, end - start, share=0))
+        self._hand_over(rest, rest.rows)
+
     def _history(self) -> None:
         self.client.apply(PROJECT)
+        if self.pace.overlay:
+            self.client.apply(self.pace.overlay)
         rows = {"planes": self.replay.planes, **self.replay.history(HISTORY_END)}
         for name, table in rows.items():
             done = self.client.ingest(name, table, batch_id="2013-q1")
