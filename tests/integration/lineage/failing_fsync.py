@@ -30,11 +30,11 @@ def refuse_fsync(*_: object) -> None:
     """Let fsync and fdatasync of this process fail from now on."""
     fsync, fdatasync, seccomp = NUMBERS[platform.machine()]
     filter_ = (_Instruction * 5)(
-        (_LOAD, 0, 0, 0),  # the number of the system call
-        (_JUMP_EQUAL, 2, 0, fsync),
-        (_JUMP_EQUAL, 1, 0, fdatasync),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ANSWER_EIO),
+        _Instruction(_LOAD, 0, 0, 0),  # the number of the system call
+        _Instruction(_JUMP_EQUAL, 2, 0, fsync),
+        _Instruction(_JUMP_EQUAL, 1, 0, fdatasync),
+        _Instruction(_RETURN, 0, 0, _ALLOW),
+        _Instruction(_RETURN, 0, 0, _ANSWER_EIO),
     )
     program = _Program(len(filter_), filter_)
     libc = ctypes.CDLL(None, use_errno=True)
