@@ -13,20 +13,18 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from lineal import __version__
-from lineal.api.features.v1.events_pb2 import TrainingSetBuilt
-from lineal.api.ingest.v1.events_pb2 import BatchAccepted, SnapshotCreated
+from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
+from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered, SnapshotCreated
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.api.monitor.v1.events_pb2 import SegmentSealed
 from lineal.api.registry.v1.endpoint_pb2 import SagaKind, SagaState
 from lineal.api.registry.v1.events_pb2 import BundleRegistered, GatesEvaluated, SagaFinished, SagaRequested
 from lineal.api.trainer.v1.events_pb2 import ModelImported, RunCompleted, RunFailed, RunStarted
+from lineal.openlineage_facets import NAMESPACE, PRODUCER, SPEC, assembled, declared, facet, statistics, validated
 from lineal.records import message_of
 
-NAMESPACE = "lineal"
-PRODUCER = f"urn:lineal:{__version__}"
-_SPEC = "https://openlineage.io/spec"
-_EVENT_SCHEMA = f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent"
+_EVENT_SCHEMA = f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent"
 # Saga ids are no UUIDs.
 _SAGAS = uuid.UUID("5f0f6d3e-6f1c-5c0e-9a52-0d9c9f0b6d11")
 
@@ -34,6 +32,9 @@ Event = dict[str, Any]
 
 # The messages that an export is made from; it must see all of them, from the beginning of the log.
 SEEN: tuple[type[Message], ...] = (
+    DatasetRegistered,
+    FeatureViewRegistered,
+    FeatureSetRegistered,
     BatchAccepted,
     SnapshotCreated,
     TrainingSetBuilt,
@@ -57,8 +58,14 @@ class OpenLineageExport:
         self._inputs_of_run: dict[str, list[Event]] = {}
         self._model_of_bundle: dict[str, str] = {}
         self._feature_set_of: dict[str, str] = {}
+        self._declared: dict[str, Event] = {}
+        self._views: dict[str, FeatureView] = {}
+        self._assembled: dict[str, Event] = {}
         self._endpoint_of_saga: dict[str, str] = {}
         self._rules: dict[type[Message], Callable[[EventRecord, Any], list[Event]]] = {
+            DatasetRegistered: self._dataset_declared,
+            FeatureViewRegistered: self._view_declared,
+            FeatureSetRegistered: self._set_declared,
             BatchAccepted: self._batch,
             SnapshotCreated: self._snapshot,
             TrainingSetBuilt: self._training_set,
@@ -79,19 +86,40 @@ class OpenLineageExport:
         rule = self._rules.get(type(message)) if message is not None else None
         return rule(record, message) if rule else []
 
+    def _dataset_declared(self, _record: EventRecord, event: DatasetRegistered) -> list[Event]:
+        self._declared[event.dataset.name] = declared(event.dataset)
+        return []
+
+    def _view_declared(self, _record: EventRecord, event: FeatureViewRegistered) -> list[Event]:
+        self._views[event.feature_view.name] = event.feature_view
+        return []
+
+    def _set_declared(self, _record: EventRecord, event: FeatureSetRegistered) -> list[Event]:
+        # Now, because a view may be declared anew before the next set is built of it.
+        self._assembled[event.version] = assembled(event, self._views)
+        return []
+
+    def _table(self, name: str, version: str = "", *, rows: int | None = None) -> Event:
+        found = _dataset("dataset", name, version, rows=rows)
+        found["facets"] |= self._declared.get(name, {})
+        return found
+
     def _batch(self, record: EventRecord, event: BatchAccepted) -> list[Event]:
-        table = _dataset("dataset", event.dataset)
-        table["outputFacets"] = {"outputStatistics": _statistics(event.accepted_rows)}
-        return self._at_once(record, f"ingest/{event.dataset}", "BATCH", [], [table] if event.accepted_rows else [])
+        # What was handed over is not kept as such: a dataset of its own, so that what validation found has a place.
+        handed = _dataset("batch", f"{event.dataset}/{event.batch_id}")
+        handed["inputFacets"] = {"dataQualityAssertions": validated(event)}
+        made = [self._table(event.dataset, rows=event.accepted_rows)] if event.accepted_rows else []
+        return self._at_once(record, f"ingest/{event.dataset}", "BATCH", [handed], made)
 
     def _snapshot(self, record: EventRecord, event: SnapshotCreated) -> list[Event]:
-        made = _dataset("dataset", event.dataset, event.snapshot_digest, rows=event.rows)
-        return self._at_once(record, f"snapshot/{event.dataset}", "BATCH", [_dataset("dataset", event.dataset)], [made])
+        made = self._table(event.dataset, event.snapshot_digest, rows=event.rows)
+        return self._at_once(record, f"snapshot/{event.dataset}", "BATCH", [self._table(event.dataset)], [made])
 
     def _training_set(self, record: EventRecord, event: TrainingSetBuilt) -> list[Event]:
         self._feature_set_of[event.training_set_digest] = event.feature_set
-        read = [_dataset("dataset", name, digest) for name, digest in sorted(event.snapshots.items())]
+        read = [self._table(name, digest) for name, digest in sorted(event.snapshots.items())]
         made = _dataset("training-set", event.feature_set, event.training_set_digest, rows=event.rows)
+        made["facets"] |= self._assembled.get(event.feature_set_version, {})
         return self._at_once(record, f"training-set/{event.feature_set}", "BATCH", read, [made])
 
     def _run_started(self, record: EventRecord, event: RunStarted) -> list[Event]:
@@ -101,7 +129,7 @@ class OpenLineageExport:
         self._inputs_of_run[event.run_id] = read
         parameters = MessageToDict(event.parameters, preserving_proto_field_name=True)
         listed = [{"key": name, "value": str(value)} for name, value in sorted(parameters.items())]
-        facets = {"executionParameters": _facet("ExecutionParametersRunFacet", "1-0-0", parameters=listed)}
+        facets = {"executionParameters": facet("ExecutionParametersRunFacet", "1-0-0", parameters=listed)}
         return [self._event("START", record, event.run_id, f"train/{event.model}", "BATCH", read, [], facets)]
 
     def _run_completed(self, record: EventRecord, event: RunCompleted) -> list[Event]:
@@ -110,7 +138,7 @@ class OpenLineageExport:
         return [self._run_ended("COMPLETE", record, event.run_id, [_model(model, event.bundle_digest)], {})]
 
     def _run_failed(self, record: EventRecord, event: RunFailed) -> list[Event]:
-        error = _facet("ErrorMessageRunFacet", "1-0-1", message=event.failure, programmingLanguage="python")
+        error = facet("ErrorMessageRunFacet", "1-0-1", message=event.failure, programmingLanguage="python")
         return [self._run_ended("FAIL", record, event.run_id, [], {"errorMessage": error})]
 
     def _run_ended(self, kind: str, record: EventRecord, run: str, made: list[Event], facets: Event) -> Event:
@@ -138,7 +166,7 @@ class OpenLineageExport:
             for result in event.results
         ]
         job = f"gates/{self._model_of_bundle.get(event.bundle_digest, '')}"
-        facets = {"test": _facet("TestRunFacet", "1-0-1", tests=tests)}
+        facets = {"test": facet("TestRunFacet", "1-0-1", tests=tests)}
         return self._at_once(record, job, "BATCH", [self._bundle(digest) for digest in digests], [], facets)
 
     def _segment(self, record: EventRecord, event: SegmentSealed) -> list[Event]:
@@ -151,7 +179,7 @@ class OpenLineageExport:
         self._endpoint_of_saga[saga.saga_id] = saga.endpoint
         kind = SagaKind.Name(saga.kind).removeprefix("SAGA_KIND_").lower()
         asked = [{"key": "kind", "value": kind}, {"key": "reason", "value": saga.reason}]
-        facets = {"executionParameters": _facet("ExecutionParametersRunFacet", "1-0-0", parameters=asked)}
+        facets = {"executionParameters": facet("ExecutionParametersRunFacet", "1-0-0", parameters=asked)}
         return [self._event("START", record, _saga_run(saga.saga_id), f"saga/{saga.endpoint}", "BATCH", [], [], facets)]
 
     def _saga_finished(self, record: EventRecord, event: SagaFinished) -> list[Event]:
@@ -187,7 +215,7 @@ class OpenLineageExport:
         outputs: list[Event],
         facets: Event,
     ) -> Event:
-        about = _facet("JobTypeJobFacet", "2-0-4", processingType=processing, integration="LINEAL")
+        about = facet("JobTypeJobFacet", "2-0-4", processingType=processing, integration="LINEAL")
         return {
             "eventType": kind,
             "eventTime": record.event_time.ToJsonString(),
@@ -207,7 +235,7 @@ class OpenLineageExport:
             "run": {"runId": _saga_run(saga)},
             "job": {"namespace": NAMESPACE, "name": f"saga/{self._endpoint_of_saga[saga]}"},
         }
-        return {"parent": _facet("ParentRunFacet", "1-2-0", **above, root=above)}
+        return {"parent": facet("ParentRunFacet", "1-2-0", **above, root=above)}
 
 
 def export(records: Iterable[EventRecord], after: int = 0) -> Iterable[Event]:
@@ -222,26 +250,17 @@ def export(records: Iterable[EventRecord], after: int = 0) -> Iterable[Event]:
 def _dataset(kind: str, name: str, version: str = "", *, rows: int | None = None) -> Event:
     facets: Event = {}
     if version:
-        facets["version"] = _facet("DatasetVersionDatasetFacet", "1-0-1", datasetVersion=version)
+        facets["version"] = facet("DatasetVersionDatasetFacet", "1-0-1", datasetVersion=version)
     found: Event = {"namespace": NAMESPACE, "name": f"{kind}/{name}", "facets": facets}
     if rows is not None:
-        found["outputFacets"] = {"outputStatistics": _statistics(rows)}
+        found["outputFacets"] = {"outputStatistics": statistics(rows)}
     return found
 
 
 def _model(name: str, digest: str) -> Event:
     found = _dataset("model", name, digest)
-    found["facets"]["datasetType"] = _facet("DatasetTypeDatasetFacet", "1-0-1", datasetType="MODEL")
+    found["facets"]["datasetType"] = facet("DatasetTypeDatasetFacet", "1-0-1", datasetType="MODEL")
     return found
-
-
-def _statistics(rows: int) -> Event:
-    return _facet("OutputStatisticsOutputDatasetFacet", "1-0-2", rowCount=rows)
-
-
-def _facet(name: str, version: str, **values: Any) -> Event:
-    schema = f"{_SPEC}/facets/{version}/{name}.json#/$defs/{name}"
-    return {"_producer": PRODUCER, "_schemaURL": schema, **values}
 
 
 def _saga_run(saga: str) -> str:

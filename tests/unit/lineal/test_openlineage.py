@@ -8,19 +8,34 @@ import pytest
 from google.protobuf.message import Message
 from openlineage.client.generated import (
     base,
+    column_lineage_dataset,
+    data_quality_assertions_dataset,
     dataset_type_dataset,
     dataset_version_dataset,
     error_message_run,
     execution_parameters_run,
     job_type_job,
     output_statistics_output_dataset,
+    ownership_dataset,
     parent_run,
+    schema_dataset,
     test_run,
 )
 from openlineage.client.serde import Serde
 
-from lineal.api.features.v1.events_pb2 import TrainingSetBuilt
-from lineal.api.ingest.v1.events_pb2 import BatchAccepted, SnapshotCreated
+from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
+from lineal.api.features.v1.feature_set_pb2 import (
+    ColumnType,
+    FeatureColumn,
+    FeatureSet,
+    Label,
+    RequestFeature,
+    Spine,
+    ViewFeatures,
+)
+from lineal.api.features.v1.feature_view_pb2 import Aggregate, AggregateFunction, Feature, FeatureView, Latest
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
+from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered, SnapshotCreated
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.api.monitor.v1.events_pb2 import PeriodClosed, SegmentSealed
 from lineal.api.registry.v1.endpoint_pb2 import Saga, SagaKind, SagaState
@@ -32,14 +47,54 @@ from lineal.openlineage import SEEN, export
 
 RUN, FAILED, IMPORTED = (str(uuid.UUID(int=n)) for n in (1, 2, 3))
 RETRAIN = Saga(saga_id="retrain-delays-1", endpoint="delays", kind=SagaKind.SAGA_KIND_RETRAIN, reason="drift")
+NUMBER = FieldType.FIELD_TYPE_FLOAT64
+FLIGHTS = Dataset(
+    name="flights",
+    owner="data",
+    fields=[
+        Field(name="carrier", type=FieldType.FIELD_TYPE_STRING),
+        Field(name="delay", type=NUMBER, description="In minutes."),
+        Field(name="distance", type=NUMBER),
+    ],
+)
+CARRIERS = FeatureView(
+    name="carrier",
+    dataset="flights",
+    entity_keys=["carrier"],
+    features=[
+        Feature(name="last", latest=Latest(column="delay")),
+        Feature(name="count", aggregate=Aggregate(function=AggregateFunction.AGGREGATE_FUNCTION_COUNT)),
+        Feature(name="unused", latest=Latest(column="distance")),
+    ],
+)
+DELAY = FeatureSetRegistered(
+    feature_set=FeatureSet(
+        name="delay",
+        spine=Spine(dataset="flights"),
+        request_features=[RequestFeature(column="distance")],
+        view_features=[ViewFeatures(view="carrier", features=["last", "count"], prefix="by_carrier")],
+        label=Label(dataset="flights", column="delay"),
+    ),
+    version="v1",
+    columns=[FeatureColumn(name="distance", type=ColumnType.COLUMN_TYPE_NUMERIC)],
+)
 STORY: list[tuple[str, Message]] = [
+    ("person:ada", DatasetRegistered(dataset=FLIGHTS)),
+    ("person:ada", FeatureViewRegistered(feature_view=CARRIERS)),
+    ("person:ada", DELAY),
     ("person:ada", BatchAccepted(dataset="flights", batch_id="1", accepted_rows=10)),
     ("person:ada", BatchAccepted(dataset="flights", batch_id="2", quarantined_rows=3)),
     ("service:monitor", SagaRequested(saga=RETRAIN)),
     ("saga:retrain-delays-1", SnapshotCreated(dataset="flights", snapshot_digest="s1", as_of_position=2, rows=10)),
     (
         "saga:retrain-delays-1",
-        TrainingSetBuilt(training_set_digest="t1", feature_set="delay", snapshots={"flights": "s1"}, rows=9),
+        TrainingSetBuilt(
+            training_set_digest="t1",
+            feature_set="delay",
+            feature_set_version="v1",
+            snapshots={"flights": "s1"},
+            rows=9,
+        ),
     ),
     (
         "saga:retrain-delays-1",
@@ -68,6 +123,10 @@ STORY: list[tuple[str, Message]] = [
 FACETS: dict[str, Any] = {
     "version": dataset_version_dataset.DatasetVersionDatasetFacet,
     "datasetType": dataset_type_dataset.DatasetTypeDatasetFacet,
+    "schema": schema_dataset.SchemaDatasetFacet,
+    "ownership": ownership_dataset.OwnershipDatasetFacet,
+    "columnLineage": column_lineage_dataset.ColumnLineageDatasetFacet,
+    "dataQualityAssertions": data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet,
     "outputStatistics": output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
     "jobType": job_type_job.JobTypeJobFacet,
     "executionParameters": execution_parameters_run.ExecutionParametersRunFacet,
@@ -83,6 +142,11 @@ NESTED: dict[tuple[Any, str], Any] = {
     (base.RunEvent, "eventType"): base.EventType,
     (FACETS["executionParameters"], "parameters"): execution_parameters_run.ExecutionParameter,
     (FACETS["test"], "tests"): test_run.TestExecution,
+    (FACETS["schema"], "fields"): schema_dataset.SchemaDatasetFacetFields,
+    (FACETS["ownership"], "owners"): ownership_dataset.Owner,
+    (FACETS["dataQualityAssertions"], "assertions"): data_quality_assertions_dataset.Assertion,
+    (column_lineage_dataset.Fields, "inputFields"): column_lineage_dataset.InputField,
+    (column_lineage_dataset.InputField, "transformations"): column_lineage_dataset.Transformation,
     (FACETS["parent"], "run"): parent_run.Run,
     (FACETS["parent"], "job"): parent_run.Job,
     (FACETS["parent"], "root"): parent_run.Root,
@@ -123,7 +187,9 @@ def built(kind: Any, value: Any) -> Any:
     assert set(given) <= set(taken), (kind, given)
     made = {}
     for name, inner in given.items():
-        if name.lower().endswith("facets"):
+        if (kind, name) == (FACETS["columnLineage"], "fields"):
+            made[name] = {column: built(column_lineage_dataset.Fields, origin) for column, origin in inner.items()}
+        elif name.lower().endswith("facets"):
             made[name] = {key: built(FACETS[key], facet) for key, facet in inner.items()}
         elif (kind, name) in NESTED:
             made[name] = built(NESTED[kind, name], inner)
@@ -191,9 +257,29 @@ def test_runs_of_a_saga_name_it_as_their_parent() -> None:
 
 def test_an_export_goes_on_after_a_position() -> None:
     whole = list(export(records()))
-    assert list(export(records(), after=8)) == [e for e in whole if e["eventTime"] > "2027-01-15T08:00:08Z"]
+    assert list(export(records(), after=11)) == [e for e in whole if e["eventTime"] > "2027-01-15T08:00:11Z"]
 
 
 def test_every_event_that_is_asked_for_is_exported_or_remembered() -> None:
     told = {type(message) for _, message in STORY}
     assert set(SEEN) <= told
+
+
+def test_a_training_set_says_where_each_column_comes_from() -> None:
+    (made,) = next(e for e in export(records()) if e["job"]["name"] == "training-set/delay")["outputs"]
+    origins = {
+        column: [(field["name"], field["field"], field["transformations"][0]["subtype"]) for field in of["inputFields"]]
+        for column, of in made["facets"]["columnLineage"]["fields"].items()
+    }
+    assert origins == {
+        "distance": [("dataset/flights", "distance", "IDENTITY")],
+        "by_carrier_last": [("dataset/flights", "delay", "TRANSFORMATION")],
+        "by_carrier_count": [("dataset/flights", "carrier", "AGGREGATION")],
+        "label": [("dataset/flights", "delay", "TRANSFORMATION")],
+    }
+
+
+def test_a_batch_says_what_validation_found() -> None:
+    batches = [e for e in export(records()) if e["job"]["name"] == "ingest/flights" and e["eventType"] == "COMPLETE"]
+    found = [e["inputs"][0]["inputFacets"]["dataQualityAssertions"]["assertions"][0] for e in batches]
+    assert [(each["success"], each["actual"]) for each in found] == [(True, "0 of 10"), (False, "3 of 3")]
