@@ -2,6 +2,7 @@
 
 import importlib
 import time
+import uuid
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -19,9 +20,15 @@ _STUBS = {
 } | {
     "proofs": ("lineal.api.lineage.v1.proof_service_pb2_grpc", "ProofServiceStub"),
     "keeping": ("lineal.api.lineage.v1.keeping_service_pb2_grpc", "KeepingServiceStub"),
+    "quarantine": ("lineal.api.ingest.v1.quarantine_service_pb2_grpc", "QuarantineServiceStub"),
 }
 # Services that another one's process offers.
-_WITHIN = {"proofs": "lineage", "keeping": "lineage"}
+_WITHIN = {"proofs": "lineage", "keeping": "lineage", "quarantine": "ingest"}
+
+
+def new_request_id() -> str:
+    """Return a new id for a command."""
+    return str(uuid.uuid4())
 
 
 class Service:

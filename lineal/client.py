@@ -24,12 +24,14 @@ from lineal.api.registry.v1.endpoint_pb2 import Saga, SagaState
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.calls import Services
+from lineal.calls import new_request_id as new_request_id
 from lineal.channel import DEFAULT_DEADLINE_SECONDS
 from lineal.errors import CallFailed as CallFailed
 from lineal.errors import Mistake, ProjectInvalid, call_failed
 from lineal.frames import as_table, batches, columns, from_pieces, micros
 from lineal.profile import Profile
 from lineal.project import Definition, read_project
+from lineal.quarantine import Quarantine
 
 _IN_FLIGHT = 16
 _PIECE_BYTES = 1 << 20
@@ -69,6 +71,7 @@ class Client:
     ) -> None:
         self.profile = profile if isinstance(profile, Profile) else Profile.load(profile)
         self.services = Services(self.profile, deadline_seconds)
+        self.quarantine = Quarantine(self.services)
 
     def __enter__(self) -> "Client":
         """Use within a block."""
@@ -392,8 +395,3 @@ def connect(
 ) -> Client:
     """Return a client; see `Client`."""
     return Client(profile, deadline_seconds)
-
-
-def new_request_id() -> str:
-    """Return a new id for a command."""
-    return str(uuid.uuid4())

@@ -43,7 +43,7 @@ def batches(table: pa.Table) -> Iterator[bytes]:
     rows = max(1, min(_BATCH_ROWS, int(len(table) * _BATCH_BYTES / max(table.nbytes, 1)) or 1))
     start = 0
     while start < len(table):
-        data = _ipc(table.slice(start, rows))
+        data = ipc(table.slice(start, rows))
         if len(data) > _BATCH_BYTES and rows > 1:
             # Strings of very different length: this slice is heavier than the average.
             rows = max(1, rows // 2)
@@ -75,7 +75,8 @@ def micros(moments: "datetime | pd.Series[Any] | Iterable[datetime]") -> list[in
     return found
 
 
-def _ipc(table: pa.Table) -> bytes:
+def ipc(table: pa.Table) -> bytes:
+    """Return a table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

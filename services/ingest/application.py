@@ -3,9 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chassis.aggregate import Repository
 from chassis.artifacts import ArtifactStore
@@ -19,6 +21,7 @@ from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
 from services.ingest import dataset as datasets
 from services.ingest import projections, proofs, search, snapshots
 from services.ingest.acceptance import Acceptance
+from services.ingest.settling import Settling
 from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
 
 _NEWEST = 2**63 - 1
@@ -45,6 +48,7 @@ class Ingest:
         self._tables = tables
         self._datasets = Repository(log, "dataset", datasets.decider)
         self._acceptance = Acceptance(log, artifacts, tables, self._state)
+        self.quarantine = Settling(log, artifacts, tables, self._state)
 
     async def register_dataset(self, *, request_id: str, dataset: Dataset) -> tuple[int, int]:
         """Declare a dataset; return its schema version and the log position."""
@@ -78,10 +82,13 @@ class Ingest:
         await self._state(dataset)
         return await self._tables.query(lambda connection: projections.batches(connection, dataset, size, token))
 
-    async def quarantined_page(self, dataset: str, size: int, token: str) -> tuple[list[api.QuarantinedRow], str]:
-        """Return a page of quarantined rows, newest batch first, and the token of the next."""
+    async def quarantined_page(
+        self, dataset: str, size: int, token: str, min_position: int = 0
+    ) -> tuple[list[api.QuarantinedRow], str]:
+        """Return a page of quarantined rows that are not settled, newest batch first, and the token of the next."""
         await self._state(dataset)
-        position, skip = _place(token)
+        await self._tables.wait_for(min_position)
+        position, first = _place(token)
         rows: list[api.QuarantinedRow] = []
         wanted = page_size(size)
         while True:
@@ -91,11 +98,13 @@ class Ingest:
             position = found.position
             table = await self._acceptance.quarantined(found)
             assert table is not None
-            here = table.slice(skip, wanted - len(rows))
+            settled = await self._tables.query(partial(projections.settled_rows, name=dataset, batch_id=found.batch_id))
+            table = table.filter(_wanted(table[ROW_NUMBER], first, settled))
+            here = table.slice(0, wanted - len(rows))
             rows += _rows(found.batch_id, here)
-            if skip + here.num_rows < table.num_rows:
-                return rows, page_token(f"{position}:{skip + here.num_rows}")
-            position, skip = position - 1, 0
+            if here.num_rows < table.num_rows:
+                return rows, page_token(f"{position}:{rows[-1].row + 1}")
+            position, first = position - 1, 0
             if len(rows) == wanted:
                 return rows, page_token(f"{position}:0")
 
@@ -212,6 +221,12 @@ def _place(token: str) -> tuple[int, int]:
     if not (position.isdigit() and skip.isdigit()):
         raise PageTokenInvalid("page_token is not one of this service")
     return int(position), int(skip)
+
+
+def _wanted(numbers: pa.ChunkedArray, first: int, settled: set[int]) -> pa.ChunkedArray:
+    # By number rather than by place: rows may be settled between two pages.
+    later = pc.greater_equal(numbers, first)
+    return pc.and_not(later, pc.is_in(numbers, value_set=pa.array(sorted(settled), pa.int64())))
 
 
 def _rows(batch_id: str, table: pa.Table) -> list[api.QuarantinedRow]:

@@ -12,6 +12,7 @@ from lineal import merkle
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
 from lineal.rows import leaf_hashes
+from services.ingest.quarantine import RESERVED
 from services.ingest.validation import REASONS, Validator
 from tabular.parquet import to_parquet
 from tabular.schema import SchemaMismatch, normalise
@@ -47,6 +48,11 @@ class Examined:
 
 def check_id(batch_id: str) -> None:
     """Refuse a batch without a usable name."""
+    if batch_id.startswith(RESERVED):
+        raise BatchIdInvalid(
+            f"batch ids that begin with {RESERVED!r} are those of rows that come out of quarantine",
+            [FieldViolation("batch_id", "give the batch another name")],
+        )
     if not 1 <= len(batch_id) <= _MOST_ID:
         raise BatchIdInvalid(
             f"a batch id has 1 to {_MOST_ID} characters, this one {len(batch_id)}",
@@ -71,7 +77,7 @@ def check_same(dataset: str, batch_id: str, accepted_digest: str, sent_digest: s
 def examine(dataset: Dataset, schema_version: int, validator: Validator, batch_id: str, data: bytes) -> Examined:
     """Validate a batch. Raises BatchUnreadable and BatchColumnsWrong."""
     try:
-        table, unreadable = normalise(_read(batch_id, data), dataset)
+        table, unreadable = normalise(read(batch_id, data), dataset)
     except SchemaMismatch as error:
         raise BatchColumnsWrong(
             f"batch {batch_id!r} does not have the columns of dataset {dataset.name!r}: {error}",
@@ -80,22 +86,32 @@ def examine(dataset: Dataset, schema_version: int, validator: Validator, batch_i
     parted = validator.validate(table, unreadable)
     accepted = to_parquet(parted.accepted) if parted.accepted.num_rows else b""
     quarantined = to_parquet(parted.quarantined) if parted.quarantined.num_rows else b""
+    digest = content_digest(data)
+    event = accepted_event(dataset, schema_version, batch_id, parted.accepted, accepted, digest)
+    event.quarantined_rows = parted.quarantined.num_rows
+    event.quarantine_digest = hashlib.sha256(quarantined).hexdigest() if quarantined else ""
+    return Examined(event, accepted, quarantined, parted.quarantined[REASONS].to_pylist())
+
+
+def accepted_event(
+    dataset: Dataset, schema_version: int, batch_id: str, accepted: pa.Table, parquet: bytes, digest: str
+) -> BatchAccepted:
+    """Return the event of accepted rows, whose Parquet bytes are empty where there are none."""
     event = BatchAccepted(
         dataset=dataset.name,
         batch_id=batch_id,
         schema_version=schema_version,
-        content_digest=content_digest(data),
-        accepted_rows=parted.accepted.num_rows,
-        accepted_digest=hashlib.sha256(accepted).hexdigest() if accepted else "",
-        quarantined_rows=parted.quarantined.num_rows,
-        quarantine_digest=hashlib.sha256(quarantined).hexdigest() if quarantined else "",
-        rows_root=merkle.root(leaf_hashes(parted.accepted)).hex() if accepted else "",
+        content_digest=digest,
+        accepted_rows=accepted.num_rows,
+        accepted_digest=hashlib.sha256(parquet).hexdigest() if parquet else "",
+        rows_root=merkle.root(leaf_hashes(accepted)).hex() if parquet else "",
     )
-    _set_times(event, dataset, parted.accepted)
-    return Examined(event, accepted, quarantined, parted.quarantined[REASONS].to_pylist())
+    _set_times(event, dataset, accepted)
+    return event
 
 
-def _read(batch_id: str, data: bytes) -> pa.Table:
+def read(batch_id: str, data: bytes) -> pa.Table:
+    """Return the rows of an Arrow IPC stream. Raises BatchUnreadable."""
     try:
         with pa.ipc.open_stream(data) as reader:
             table = reader.read_all()

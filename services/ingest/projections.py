@@ -24,7 +24,14 @@ from chassis.databases import UtcDateTime
 from chassis.events import Event
 from chassis.paging import last_key, last_position, page_size, page_token
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered, SnapshotCreated
+from lineal.api.ingest.v1.events_pb2 import (
+    BatchAccepted,
+    DatasetRegistered,
+    QuarantinedRowsDiscarded,
+    QuarantinedRowsFixed,
+    QuarantinedRowsReleased,
+    SnapshotCreated,
+)
 from lineal.api.ingest.v1.ingest_service_pb2 import Batch, GetDatasetResponse, Snapshot
 
 _metadata = MetaData()
@@ -36,6 +43,7 @@ _datasets = Table(
     Column("schema_version", Integer, nullable=False),
     Column("accepted_rows", BigInteger, nullable=False),
     Column("quarantined_rows", BigInteger, nullable=False),
+    Column("discarded_rows", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
 )
 _batches = Table(
@@ -49,6 +57,8 @@ _batches = Table(
     Column("accepted_digest", String, nullable=False),
     Column("quarantined_rows", BigInteger, nullable=False),
     Column("quarantine_digest", String, nullable=False),
+    # Quarantined rows that are not settled.
+    Column("open_rows", BigInteger, nullable=False),
     Column("accept_time", UtcDateTime, nullable=False),
     Column("schema_version", Integer, nullable=False),
     Column("rows_root", String, nullable=False),
@@ -60,6 +70,13 @@ _declarations = Table(
     Column("dataset", String, primary_key=True),
     Column("schema_version", Integer, primary_key=True, autoincrement=False),
     Column("position", BigInteger, nullable=False),
+)
+_settled = Table(
+    "settled",
+    _metadata,
+    Column("dataset", String, primary_key=True),
+    Column("batch_id", String, primary_key=True),
+    Column("row", BigInteger, primary_key=True, autoincrement=False),
 )
 _snapshots = Table(
     "snapshots",
@@ -79,9 +96,16 @@ class IngestTables:
     """The projection behind ingest's reads."""
 
     name = "ingest"
-    version = 2
+    version = 3
     metadata = _metadata
-    types: Sequence[type[Message]] = (DatasetRegistered, BatchAccepted, SnapshotCreated)
+    types: Sequence[type[Message]] = (
+        DatasetRegistered,
+        BatchAccepted,
+        QuarantinedRowsFixed,
+        QuarantinedRowsReleased,
+        QuarantinedRowsDiscarded,
+        SnapshotCreated,
+    )
 
     def apply(self, connection: Connection, event: Event) -> None:
         """Change the tables by one event."""
@@ -99,6 +123,7 @@ class IngestTables:
                         accepted_digest=batch.accepted_digest,
                         quarantined_rows=batch.quarantined_rows,
                         quarantine_digest=batch.quarantine_digest,
+                        open_rows=batch.quarantined_rows,
                         accept_time=event.recorded_time,
                         schema_version=batch.schema_version,
                         rows_root=batch.rows_root,
@@ -113,6 +138,8 @@ class IngestTables:
                         position=event.position,
                     )
                 )
+            case QuarantinedRowsFixed() | QuarantinedRowsReleased() | QuarantinedRowsDiscarded() as settled:
+                _settle(connection, settled, event.position)
             case SnapshotCreated() as snapshot:
                 connection.execute(
                     insert(_snapshots).values(
@@ -129,6 +156,31 @@ class IngestTables:
                 pass
 
 
+def _settle(
+    connection: Connection,
+    settled: QuarantinedRowsFixed | QuarantinedRowsReleased | QuarantinedRowsDiscarded,
+    position: int,
+) -> None:
+    place = {"dataset": settled.dataset, "batch_id": settled.batch_id}
+    connection.execute(insert(_settled), [{**place, "row": row} for row in settled.rows])
+    count = len(settled.rows)
+    connection.execute(
+        update(_batches)
+        .where(_batches.c.dataset == settled.dataset, _batches.c.batch_id == settled.batch_id)
+        .values(open_rows=_batches.c.open_rows - count)
+    )
+    discarded = count if isinstance(settled, QuarantinedRowsDiscarded) else 0
+    connection.execute(
+        update(_datasets)
+        .where(_datasets.c.name == settled.dataset)
+        .values(
+            quarantined_rows=_datasets.c.quarantined_rows - count,
+            discarded_rows=_datasets.c.discarded_rows + discarded,
+            position=position,
+        )
+    )
+
+
 def _declare(connection: Connection, registered: DatasetRegistered, position: int) -> None:
     name = registered.dataset.name
     version = {"dataset": name, "schema_version": registered.schema_version}
@@ -138,7 +190,7 @@ def _declare(connection: Connection, registered: DatasetRegistered, position: in
         "schema_version": registered.schema_version,
     }
     if connection.execute(update(_datasets).where(_datasets.c.name == name).values(values)).rowcount == 0:
-        counts = {"accepted_rows": 0, "quarantined_rows": 0, "position": 0}
+        counts = {"accepted_rows": 0, "quarantined_rows": 0, "discarded_rows": 0, "position": 0}
         connection.execute(insert(_datasets).values(name=name, **values, **counts))
 
 
@@ -235,12 +287,18 @@ def batches_until(connection: Connection, name: str, position: int) -> list[Stor
 
 
 def newest_quarantine(connection: Connection, name: str, at_or_before: int) -> StoredBatch | None:
-    """Return a dataset's newest batch, at or before a position, that has quarantined rows."""
+    """Return a dataset's newest batch, at or before a position, that has quarantined rows which are not settled."""
     query = select(*_STORED).where(
-        _batches.c.dataset == name, _batches.c.position <= at_or_before, _batches.c.quarantined_rows > 0
+        _batches.c.dataset == name, _batches.c.position <= at_or_before, _batches.c.open_rows > 0
     )
     row = connection.execute(query.order_by(_batches.c.position.desc()).limit(1)).first()
     return StoredBatch(*row) if row else None
+
+
+def settled_rows(connection: Connection, name: str, batch_id: str) -> set[int]:
+    """Return the numbers of a batch's rows that were fixed, released or discarded."""
+    query = select(_settled.c.row).where(_settled.c.dataset == name, _settled.c.batch_id == batch_id)
+    return set(connection.execute(query).scalars())
 
 
 def snapshot(connection: Connection, digest: str) -> tuple[Snapshot, str] | None:
@@ -267,6 +325,7 @@ def _dataset(row: Row[tuple[object, ...]]) -> GetDatasetResponse:
         schema_version=row.schema_version,
         accepted_rows=row.accepted_rows,
         quarantined_rows=row.quarantined_rows,
+        discarded_rows=row.discarded_rows,
         position=row.position,
     )
 

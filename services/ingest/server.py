@@ -1,18 +1,25 @@
 """Composition root of ingest."""
 
 from chassis.server import Harness
-from lineal.api.ingest.v1 import ingest_service_pb2
+from lineal.api.ingest.v1 import ingest_service_pb2, quarantine_service_pb2
 from lineal.api.ingest.v1.ingest_service_pb2_grpc import add_IngestServiceServicer_to_server
+from lineal.api.ingest.v1.quarantine_service_pb2_grpc import add_QuarantineServiceServicer_to_server
 from services.ingest.application import Ingest
 from services.ingest.projections import IngestTables
-from services.ingest.servicer import IngestServicer
+from services.ingest.servicer import IngestServicer, QuarantineServicer
 
 
 async def build(harness: Harness) -> None:
     """Put ingest together."""
     tables = harness.add_projection(IngestTables())
+    ingest = Ingest(harness.log, harness.artifacts, tables)
     harness.add_servicer(
         add_IngestServiceServicer_to_server,
-        IngestServicer(Ingest(harness.log, harness.artifacts, tables)),
+        IngestServicer(ingest),
         ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
+    )
+    harness.add_servicer(
+        add_QuarantineServiceServicer_to_server,
+        QuarantineServicer(ingest.quarantine),
+        quarantine_service_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
     )

@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
+from lineal.api.ingest.v1 import quarantine_service_pb2 as quarantine_api
 from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer
+from lineal.api.ingest.v1.quarantine_service_pb2_grpc import QuarantineServiceServicer
 from services.ingest.application import Ingest
+from services.ingest.settling import Settling
 
 Context = Any
 
@@ -42,7 +45,9 @@ class IngestServicer(IngestServiceServicer):
     async def ListQuarantinedRows(
         self, request: api.ListQuarantinedRowsRequest, context: Context
     ) -> api.ListQuarantinedRowsResponse:
-        rows, token = await self._ingest.quarantined_page(request.dataset, request.page_size, request.page_token)
+        rows, token = await self._ingest.quarantined_page(
+            request.dataset, request.page_size, request.page_token, request.min_position
+        )
         return api.ListQuarantinedRowsResponse(rows=rows, next_page_token=token)
 
     async def FindRows(self, request: api.FindRowsRequest, context: Context) -> api.FindRowsResponse:
@@ -72,3 +77,49 @@ class IngestServicer(IngestServiceServicer):
     ) -> AsyncIterator[api.ReadSnapshotResponse]:
         async for piece in self._ingest.snapshot_pieces(request.digest):
             yield api.ReadSnapshotResponse(arrow=piece)
+
+
+class QuarantineServicer(QuarantineServiceServicer):
+    """`lineal.api.ingest.v1.QuarantineService`."""
+
+    def __init__(self, settling: Settling) -> None:
+        self._settling = settling
+
+    async def FixRows(self, request: quarantine_api.FixRowsRequest, context: Context) -> quarantine_api.FixRowsResponse:
+        batch, position = await self._settling.fix(
+            request_id=request.request_id,
+            dataset=request.dataset,
+            batch_id=request.batch_id,
+            rows=list(request.rows),
+            values=request.arrow,
+            reason=request.reason,
+        )
+        return quarantine_api.FixRowsResponse(
+            accepted_batch_id=batch.batch_id, accepted_rows=batch.accepted_rows, position=position
+        )
+
+    async def ReleaseRows(
+        self, request: quarantine_api.ReleaseRowsRequest, context: Context
+    ) -> quarantine_api.ReleaseRowsResponse:
+        batch, position = await self._settling.release(
+            request_id=request.request_id,
+            dataset=request.dataset,
+            batch_id=request.batch_id,
+            rows=list(request.rows),
+            reason=request.reason,
+        )
+        return quarantine_api.ReleaseRowsResponse(
+            accepted_batch_id=batch.batch_id, accepted_rows=batch.accepted_rows, position=position
+        )
+
+    async def DiscardRows(
+        self, request: quarantine_api.DiscardRowsRequest, context: Context
+    ) -> quarantine_api.DiscardRowsResponse:
+        count, position = await self._settling.discard(
+            request_id=request.request_id,
+            dataset=request.dataset,
+            batch_id=request.batch_id,
+            rows=list(request.rows),
+            reason=request.reason,
+        )
+        return quarantine_api.DiscardRowsResponse(discarded_rows=count, position=position)

@@ -22,7 +22,11 @@ ROW_NUMBER = "lineal_row_number"
 REASONS = "lineal_reasons"
 _NULL = "must not be null"
 _DUPLICATE = "the row key is in the batch already; the first such row counts"
+_FINITE = "must be a finite number"
 _MOST_REASONS = 5
+
+# By row and field what is wrong, and of which kind: `type` (no value of its type), `duplicate` or `value`.
+Reasons = dict[int, dict[str, tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Validator:
         `unreadable` says by row and column why a value is null: it was of another type.
         """
         frame = table.to_pandas()
-        reasons: dict[int, dict[str, str]] = {}
+        reasons: Reasons = {}
         try:
             # pandera does not say that a schema may be used by several threads at once.
             with self._lock:
@@ -64,7 +68,7 @@ class Validator:
         except pandera.errors.SchemaErrors as errors:
             reasons = self._reasons(errors.failure_cases)
         for row, found in unreadable.items():
-            reasons.setdefault(row, {}).update(found)
+            reasons.setdefault(row, {}).update({field: (why, "type") for field, why in found.items()})
         bad = np.zeros(table.num_rows, dtype=np.bool_)
         rows = sorted(reasons)
         bad[rows] = True
@@ -76,8 +80,8 @@ class Validator:
         )
         return Validated(table.filter(pa.array(~bad)) if rows else table, quarantined)
 
-    def _reasons(self, failures: pd.DataFrame) -> dict[int, dict[str, str]]:
-        reasons: dict[int, dict[str, str]] = {}
+    def _reasons(self, failures: pd.DataFrame) -> Reasons:
+        reasons: Reasons = {}
         cases = zip(failures["index"], failures["column"], failures["check"], strict=True)
         for index, column, check in cases:
             if index is None or index != index:
@@ -85,9 +89,11 @@ class Validator:
                 raise RuntimeError(f"rule {check!r} of column {column!r} failed as a whole")
             found = reasons.setdefault(int(index), {})
             if check == "multiple_fields_uniqueness" or column not in self._schema.columns:
-                found[",".join(self._row_key)] = _DUPLICATE
+                found[",".join(self._row_key)] = _DUPLICATE, "duplicate"
+            elif check == "not_nullable":
+                found[str(column)] = _NULL, "type"
             else:
-                found[str(column)] = _NULL if check == "not_nullable" else str(check)
+                found[str(column)] = str(check), "type" if check == _FINITE else "value"
         return reasons
 
 
@@ -103,14 +109,20 @@ def commonest(texts: Sequence[str]) -> list[QuarantineReason]:
     return [QuarantineReason(field=field, message=message, rows=rows) for (field, message), rows in ordered]
 
 
-def _reasons_json(reasons: dict[str, str]) -> str:
-    return json.dumps([{"field": field, "message": message} for field, message in reasons.items()], ensure_ascii=False)
+def kinds_of(text: str) -> set[str]:
+    """Return of which kinds the reasons of one row are; `type` where an older file does not say."""
+    return {reason.get("kind", "type") for reason in json.loads(text)}
+
+
+def _reasons_json(reasons: Mapping[str, tuple[str, str]]) -> str:
+    listed = [{"field": field, "message": why, "kind": kind} for field, (why, kind) in reasons.items()]
+    return json.dumps(listed, ensure_ascii=False)
 
 
 def _checks(field: Field) -> list[pandera.Check]:
     checks = []
     if field.type == FieldType.FIELD_TYPE_FLOAT64:
-        checks.append(pandera.Check(_is_finite, error="must be a finite number"))
+        checks.append(pandera.Check(_is_finite, error=_FINITE))
     if field.HasField("minimum"):
         checks.append(pandera.Check.ge(field.minimum, error=f"must be at least {field.minimum:g}"))
     if field.HasField("maximum"):

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from lineal.api.ingest.v1 import dataset_pb2 as _dataset_pb2
 import builtins as _builtins
 import sys
@@ -48,7 +50,9 @@ Global___DatasetRegistered: _TypeAlias = DatasetRegistered  # noqa: Y015
 
 @_typing.final
 class BatchAccepted(_message.Message):
-    """A batch of rows was validated and stored. Stream `batches/<dataset>`."""
+    """A batch of rows was validated and stored. Stream `batches/<dataset>`; `quarantine/<dataset>`, beside the event that settles its
+    rows, where they come out of quarantine.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -64,6 +68,8 @@ class BatchAccepted(_message.Message):
     MAX_EVENT_TIME_FIELD_NUMBER: _builtins.int
     MAX_AVAILABLE_TIME_FIELD_NUMBER: _builtins.int
     ROWS_ROOT_FIELD_NUMBER: _builtins.int
+    QUARANTINE_BATCH_ID_FIELD_NUMBER: _builtins.int
+    QUARANTINE_ROWS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the dataset."""
     batch_id: _builtins.str
@@ -84,6 +90,8 @@ class BatchAccepted(_message.Message):
     """RFC 6962 Merkle root over the accepted rows in order, in hex; empty when none was accepted, and in batches of versions
     that did not hash rows. docs/event-log.md says which bytes are a row's leaf.
     """
+    quarantine_batch_id: _builtins.str
+    """Batch whose quarantined rows these are, fixed or released; empty for rows that were sent."""
     @_builtins.property
     def min_event_time(self) -> _timestamp_pb2.Timestamp:
         """Earliest event time of the accepted rows; unset without event times."""
@@ -95,6 +103,10 @@ class BatchAccepted(_message.Message):
     @_builtins.property
     def max_available_time(self) -> _timestamp_pb2.Timestamp:
         """Latest available time of the accepted rows; unset without event times."""
+
+    @_builtins.property
+    def quarantine_rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of these rows in that batch as it was sent, one for each accepted row, in order."""
 
     def __init__(
         self,
@@ -111,14 +123,142 @@ class BatchAccepted(_message.Message):
         max_event_time: _timestamp_pb2.Timestamp | None = ...,
         max_available_time: _timestamp_pb2.Timestamp | None = ...,
         rows_root: _builtins.str = ...,
+        quarantine_batch_id: _builtins.str = ...,
+        quarantine_rows: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_digest", b"quarantine_digest", "quarantined_rows", b"quarantined_rows", "rows_root", b"rows_root", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_batch_id", b"quarantine_batch_id", "quarantine_digest", b"quarantine_digest", "quarantine_rows", b"quarantine_rows", "quarantined_rows", b"quarantined_rows", "rows_root", b"rows_root", "schema_version", b"schema_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchAccepted: _TypeAlias = BatchAccepted  # noqa: Y015
+
+@_typing.final
+class QuarantinedRowsFixed(_message.Message):
+    """Quarantined rows got other values, were valid then and were accepted. Stream `quarantine/<dataset>`, right before the
+    `BatchAccepted` that has them; the envelope's actor is who fixed them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_BATCH_ID_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Name of the dataset."""
+    batch_id: _builtins.str
+    """Batch that they came in."""
+    accepted_batch_id: _builtins.str
+    """Batch that they were accepted in."""
+    reason: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers in that batch as sent, from 0."""
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that got other values."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        batch_id: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        accepted_batch_id: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_batch_id", b"accepted_batch_id", "batch_id", b"batch_id", "columns", b"columns", "dataset", b"dataset", "reason", b"reason", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedRowsFixed: _TypeAlias = QuarantinedRowsFixed  # noqa: Y015
+
+@_typing.final
+class QuarantinedRowsReleased(_message.Message):
+    """Quarantined rows were accepted as they are. Stream `quarantine/<dataset>`, right before the `BatchAccepted` that has them; the
+    envelope's actor is who released them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_BATCH_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Name of the dataset."""
+    batch_id: _builtins.str
+    """Batch that they came in."""
+    accepted_batch_id: _builtins.str
+    """Batch that they were accepted in."""
+    reason: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers in that batch as sent, from 0."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        batch_id: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        accepted_batch_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_batch_id", b"accepted_batch_id", "batch_id", b"batch_id", "dataset", b"dataset", "reason", b"reason", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedRowsReleased: _TypeAlias = QuarantinedRowsReleased  # noqa: Y015
+
+@_typing.final
+class QuarantinedRowsDiscarded(_message.Message):
+    """Quarantined rows were given up. Stream `quarantine/<dataset>`; the envelope's actor is who discarded them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Name of the dataset."""
+    batch_id: _builtins.str
+    """Batch that they came in."""
+    reason: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers in that batch as sent, from 0."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        batch_id: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dataset", b"dataset", "reason", b"reason", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedRowsDiscarded: _TypeAlias = QuarantinedRowsDiscarded  # noqa: Y015
 
 @_typing.final
 class SnapshotCreated(_message.Message):

@@ -111,14 +111,17 @@ class GetDatasetResponse(_message.Message):
     ACCEPTED_ROWS_FIELD_NUMBER: _builtins.int
     QUARANTINED_ROWS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    DISCARDED_ROWS_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
     """Version of its schema."""
     accepted_rows: _builtins.int
     """Accepted rows."""
     quarantined_rows: _builtins.int
-    """Quarantined rows."""
+    """Rows in quarantine; those that were fixed, released or discarded are not there any more."""
     position: _builtins.int
-    """Log position of its newest batch."""
+    """Log position of its newest batch, or of the newest event that settled quarantined rows."""
+    discarded_rows: _builtins.int
+    """Rows that were discarded from quarantine. Accepted, quarantined and discarded rows together are all that were sent."""
     @_builtins.property
     def dataset(self) -> _dataset_pb2.Dataset:
         """The declaration."""
@@ -131,10 +134,11 @@ class GetDatasetResponse(_message.Message):
         accepted_rows: _builtins.int = ...,
         quarantined_rows: _builtins.int = ...,
         position: _builtins.int = ...,
+        discarded_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_rows", b"accepted_rows", "dataset", b"dataset", "position", b"position", "quarantined_rows", b"quarantined_rows", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_rows", b"accepted_rows", "dataset", b"dataset", "discarded_rows", b"discarded_rows", "position", b"position", "quarantined_rows", b"quarantined_rows", "schema_version", b"schema_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,22 +417,26 @@ class ListQuarantinedRowsRequest(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the dataset."""
     page_size: _builtins.int
     """At most so many; 0 means 100, the most is 1,000."""
     page_token: _builtins.str
     """Token of the page to return; empty for the first."""
+    min_position: _builtins.int
+    """The answer must know the log up to here."""
     def __init__(
         self,
         *,
         dataset: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        min_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "min_position", b"min_position", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

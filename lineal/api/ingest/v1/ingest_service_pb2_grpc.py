@@ -140,7 +140,7 @@ class IngestServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListQuarantinedRows(self, request, context):
-        """Lists quarantined rows with their reasons, newest batch first.
+        """Lists quarantined rows that are not settled with their reasons, newest batch first; QuarantineService settles them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class IngestServiceStub:
     ListBatches: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListBatchesRequest, _ingest_service_pb2.ListBatchesResponse]
     """Lists accepted batches, newest first."""
     ListQuarantinedRows: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListQuarantinedRowsRequest, _ingest_service_pb2.ListQuarantinedRowsResponse]
-    """Lists quarantined rows with their reasons, newest batch first."""
+    """Lists quarantined rows that are not settled with their reasons, newest batch first; QuarantineService settles them."""
     FindRows: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.FindRowsRequest, _ingest_service_pb2.FindRowsResponse]
     """Finds accepted rows by the values of some columns, newest batch first."""
     ProveRows: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ProveRowsRequest, _ingest_service_pb2.ProveRowsResponse]
@@ -86,7 +86,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     ListBatches: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListBatchesRequest, _ingest_service_pb2.ListBatchesResponse]  # type: ignore[assignment]
     """Lists accepted batches, newest first."""
     ListQuarantinedRows: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListQuarantinedRowsRequest, _ingest_service_pb2.ListQuarantinedRowsResponse]  # type: ignore[assignment]
-    """Lists quarantined rows with their reasons, newest batch first."""
+    """Lists quarantined rows that are not settled with their reasons, newest batch first; QuarantineService settles them."""
     FindRows: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.FindRowsRequest, _ingest_service_pb2.FindRowsResponse]  # type: ignore[assignment]
     """Finds accepted rows by the values of some columns, newest batch first."""
     ProveRows: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ProveRowsRequest, _ingest_service_pb2.ProveRowsResponse]  # type: ignore[assignment]
@@ -156,7 +156,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ListQuarantinedRowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ListQuarantinedRowsResponse, _abc.Awaitable[_ingest_service_pb2.ListQuarantinedRowsResponse]]:
-        """Lists quarantined rows with their reasons, newest batch first."""
+        """Lists quarantined rows that are not settled with their reasons, newest batch first; QuarantineService settles them."""
 
     @_abc_1.abstractmethod
     def FindRows(
