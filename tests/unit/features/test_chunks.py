@@ -55,7 +55,7 @@ class State:
 row = st.tuples(st.integers(0, 90), st.sampled_from([0, 0, 1, 3, 20, 60]), st.floats(-100, 100))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(row, min_size=1, max_size=9), min_size=1, max_size=12), st.booleans())
 def test_forgetting_changes_no_answer_from_the_horizon_on(
     monkeypatch: pytest.MonkeyPatch, batches: list[list[Row]], in_order: bool

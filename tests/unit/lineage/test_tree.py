@@ -39,7 +39,7 @@ def test_only_every_fourth_level_is_stored() -> None:
     assert len(_HASHES.nodes) == sum(70_000 // 16**n for n in (1, 2, 3, 4))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(_SIZES, st.data())
 def test_proofs_lead_to_the_root(size: int, data: st.DataObject) -> None:
     tree = Tree(_HASHES)

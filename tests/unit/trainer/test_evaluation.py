@@ -25,7 +25,7 @@ def _rows(seed: int, rows: int = 300, levels: int = 20) -> tuple[Array, Array]:
     return (generator.random(rows) < score).astype(float), score
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(_SEEDS)
 def test_each_draw_is_the_metric_of_its_rows(seed: int) -> None:
     label, score = _rows(seed)
@@ -43,7 +43,7 @@ def test_each_draw_is_the_metric_of_its_rows(seed: int) -> None:
     assert draws["auc"][0] == pytest.approx(roc_auc_score(label, score))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(_SEEDS)
 def test_regression(seed: int) -> None:
     label, score = _rows(seed)
