@@ -28,10 +28,12 @@ from lineal.calls import new_request_id as new_request_id
 from lineal.channel import DEFAULT_DEADLINE_SECONDS
 from lineal.errors import CallFailed as CallFailed
 from lineal.errors import Mistake, ProjectInvalid, call_failed
-from lineal.frames import as_table, batches, columns, from_pieces, micros
+from lineal.frames import as_table, columns, from_pieces, micros
 from lineal.profile import Profile
 from lineal.project import Definition, read_project
 from lineal.quarantine import Quarantine
+from lineal.sending import Ingested as Ingested
+from lineal.sending import send
 
 _IN_FLIGHT = 16
 _PIECE_BYTES = 1 << 20
@@ -46,17 +48,6 @@ class Applied:
     kind: str
     name: str
     position: int
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """What became of rows: all batches together; `reasons` names why rows were quarantined, with counts."""
-
-    accepted: int
-    quarantined: int
-    reasons: dict[str, int]
-    position: int
-    repeated: bool
 
 
 class Client:
@@ -146,38 +137,7 @@ class Client:
         Large tables go as several batches, `<batch id>`, `<batch id>-2` and so on. Sending the same batch id again is
         harmless. `progress` gets the rows of each acknowledged batch.
         """
-        table = as_table(rows)
-        name = batch_id or str(uuid.uuid4())
-        parts = [
-            ingest_api.IngestBatchesRequest(
-                dataset=dataset, batch_id=name if number == 1 else f"{name}-{number}", arrow=data
-            )
-            for number, data in enumerate(batches(table), start=1)
-        ]
-        acknowledged: list[ingest_api.IngestBatchesResponse] = []
-        service = self.services.ingest
-
-        def attempt(left: float) -> None:
-            # What was acknowledged before a break is not sent again.
-            for response in service.stub.IngestBatches(iter(parts[len(acknowledged) :]), timeout=left):
-                acknowledged.append(response)
-                if progress:
-                    progress(response.accepted_rows + response.quarantined_rows)
-
-        if parts:
-            service.patiently(attempt, max(service.deadline_seconds, 2.0 * len(parts)))
-        reasons: dict[str, int] = {}
-        for response in acknowledged:
-            for reason in response.reasons:
-                text = f"{reason.field}: {reason.message}"
-                reasons[text] = reasons.get(text, 0) + reason.rows
-        return Ingested(
-            accepted=sum(response.accepted_rows for response in acknowledged),
-            quarantined=sum(response.quarantined_rows for response in acknowledged),
-            reasons=reasons,
-            position=max((response.position for response in acknowledged), default=0),
-            repeated=bool(acknowledged) and all(response.repeated_request for response in acknowledged),
-        )
+        return send(self.services.ingest, dataset, as_table(rows), batch_id or str(uuid.uuid4()), progress)
 
     def outcomes(self, dataset: str, rows: "pd.DataFrame | pa.Table", *, batch_id: str | None = None) -> Ingested:
         """Send late labels: rows of a label dataset, like any others; monitor joins them with their predictions."""

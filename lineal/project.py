@@ -96,7 +96,7 @@ def read_project(folder: Path) -> list[Definition]:
     mistakes += list(_twice(found))
     if mistakes:
         raise ProjectInvalid(mistakes)
-    return sorted(found, key=lambda definition: list(KINDS).index(definition.kind))
+    return sorted(_referred_first(found), key=lambda definition: list(KINDS).index(definition.kind))
 
 
 def parse_duration(text: str) -> timedelta:
@@ -106,6 +106,26 @@ def parse_duration(text: str) -> timedelta:
         raise ValueError(f"{text!r} is no duration; write it like 7d, 2h30m, 90s or -2h")
     seconds = sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(match[2]))
     return timedelta(seconds=-seconds if match[1] else seconds)
+
+
+def _referred_first(found: list[Definition]) -> list[Definition]:
+    """Put datasets before those whose rules look values up in them; the rest stays as it is."""
+    datasets = {definition.name: definition for definition in found if definition.kind == "Dataset"}
+    ordered: dict[int, Definition] = {}
+    under_way: set[int] = set()
+
+    def put(definition: Definition) -> None:
+        if id(definition) in ordered or id(definition) in under_way:
+            return
+        under_way.add(id(definition))
+        for rule in definition.message.rules if definition.kind == "Dataset" else ():
+            if rule.reference.dataset in datasets:
+                put(datasets[rule.reference.dataset])
+        ordered[id(definition)] = definition
+
+    for definition in found:
+        put(definition)
+    return list(ordered.values())
 
 
 def _twice(found: list[Definition]) -> Iterator[Mistake]:

@@ -198,12 +198,16 @@ def _show_ingested(done: Ingested) -> None:
             "reasons": done.reasons,
             "position": done.position,
             "repeated": done.repeated,
+            "warned": done.warned,
+            "warnings": done.warnings,
         },
-        ("accepted", "quarantined", "position", ""),
-        [(done.accepted, done.quarantined, done.position, "sent before" if done.repeated else " ")],
+        ("accepted", "quarantined", "warned", "position", ""),
+        [(done.accepted, done.quarantined, done.warned, done.position, "sent before" if done.repeated else " ")],
     )
     for reason, count in done.reasons.items():
         say(f"  {count:,} × {reason}")
+    for warning, count in done.warnings.items():
+        say(f"  {count:,} × {warning}")
 
 
 def _follow(client: Client, saga_id: str, wait: bool) -> None:

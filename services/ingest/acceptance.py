@@ -20,6 +20,7 @@ from services.ingest import batch as batches
 from services.ingest import projections
 from services.ingest.batch import BatchColumnsWrong, Examined
 from services.ingest.dataset import DatasetState
+from services.ingest.surroundings import Surveyor
 from services.ingest.validation import REASONS, Validator, commonest
 
 _AHEAD = 3
@@ -46,11 +47,13 @@ class Acceptance:
         artifacts: ArtifactStore,
         tables: ProjectionRunner,
         load: Callable[[str], Awaitable[DatasetState]],
+        surveyor: Surveyor,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
         self._load = load
+        self._surveyor = surveyor
         self._schemas: OrderedDict[str, tuple[int, Dataset, Validator]] = OrderedDict()
 
     def forget(self, dataset: str) -> None:
@@ -109,18 +112,23 @@ class Acceptance:
             return _Ready(dataset, batch_id, digest, None, before)
         schema = await self._schema(dataset, version)
         try:
-            examined = await asyncio.to_thread(batches.examine, schema[1], schema[0], schema[2], batch_id, data)
+            examined = await self._validated(schema, batch_id, data)
         except BatchColumnsWrong:
             # The schema may have been declared anew elsewhere, a moment ago.
             self.forget(dataset)
             newest = await self._schema(dataset, version)
             if newest[0] == schema[0]:
                 raise
-            examined = await asyncio.to_thread(batches.examine, newest[1], newest[0], newest[2], batch_id, data)
+            examined = await self._validated(newest, batch_id, data)
         for stored in (examined.accepted, examined.quarantined):
             if stored:
                 await asyncio.to_thread(self._artifacts.put, stored)
         return _Ready(dataset, batch_id, digest, examined, None)
+
+    async def _validated(self, schema: tuple[int, Dataset, Validator], batch_id: str, data: bytes) -> Examined:
+        version, dataset, validator = schema
+        around = await self._surveyor.of(dataset)
+        return await asyncio.to_thread(batches.examine, dataset, version, validator, batch_id, data, around)
 
     async def _append(self, ready: _Ready) -> api.IngestBatchesResponse:
         before, examined = ready.before, ready.examined
@@ -141,6 +149,8 @@ class Acceptance:
                     reasons=commonest(examined.reasons),
                     position=result.position,
                     repeated_request=result.repeated,
+                    warned_rows=examined.event.warned_rows,
+                    findings=examined.event.findings,
                 )
         assert before is not None
         batches.check_same(ready.dataset, ready.batch_id, before.content_digest, ready.digest)
@@ -152,6 +162,8 @@ class Acceptance:
             reasons=commonest(refused[REASONS].to_pylist() if refused is not None else []),
             position=before.position,
             repeated_request=True,
+            warned_rows=before.warned_rows,
+            findings=before.findings,
         )
 
     async def _schema(self, dataset: str, seen_version: int) -> tuple[int, Dataset, Validator]:

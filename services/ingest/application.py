@@ -22,6 +22,7 @@ from services.ingest import dataset as datasets
 from services.ingest import projections, proofs, search, snapshots
 from services.ingest.acceptance import Acceptance
 from services.ingest.settling import Settling
+from services.ingest.surroundings import Surveyor
 from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
 
 _NEWEST = 2**63 - 1
@@ -47,13 +48,21 @@ class Ingest:
         self._artifacts = artifacts
         self._tables = tables
         self._datasets = Repository(log, "dataset", datasets.decider)
-        self._acceptance = Acceptance(log, artifacts, tables, self._state)
-        self.quarantine = Settling(log, artifacts, tables, self._state)
+        surveyor = Surveyor(log, artifacts, tables)
+        self._acceptance = Acceptance(log, artifacts, tables, self._state, surveyor)
+        self.quarantine = Settling(log, artifacts, tables, self._state, surveyor)
 
     async def register_dataset(self, *, request_id: str, dataset: Dataset) -> tuple[int, int]:
-        """Declare a dataset; return its schema version and the log position."""
+        """Declare a dataset; return its schema version and the log position.
+
+        Raises DatasetInvalid, SchemaIncompatible, SnapshotUnknown.
+        """
+        named = {rule.reference.dataset for rule in dataset.rules if rule.WhichOneof("kind") == "reference"}
+        others = {name: (await self._datasets.load(name)).state.dataset for name in sorted(named)}
+        if dataset.reference_snapshot:
+            await self.snapshot(dataset.reference_snapshot)
         outcome = await self._datasets.execute(
-            dataset.name, request_id=request_id, decide=lambda state: datasets.register(state, dataset)
+            dataset.name, request_id=request_id, decide=lambda state: datasets.register(state, dataset, others)
         )
         self._acceptance.forget(dataset.name)
         declared = [event for event in outcome.events if isinstance(event, DatasetRegistered)]

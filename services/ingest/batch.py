@@ -13,6 +13,7 @@ from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
 from lineal.rows import leaf_hashes
 from services.ingest.quarantine import RESERVED
+from services.ingest.surroundings import Surroundings
 from services.ingest.validation import REASONS, Validator
 from tabular.parquet import to_parquet
 from tabular.schema import SchemaMismatch, normalise
@@ -74,7 +75,9 @@ def check_same(dataset: str, batch_id: str, accepted_digest: str, sent_digest: s
         )
 
 
-def examine(dataset: Dataset, schema_version: int, validator: Validator, batch_id: str, data: bytes) -> Examined:
+def examine(
+    dataset: Dataset, schema_version: int, validator: Validator, batch_id: str, data: bytes, around: Surroundings
+) -> Examined:
     """Validate a batch. Raises BatchUnreadable and BatchColumnsWrong."""
     try:
         table, unreadable = normalise(read(batch_id, data), dataset)
@@ -83,13 +86,16 @@ def examine(dataset: Dataset, schema_version: int, validator: Validator, batch_i
             f"batch {batch_id!r} does not have the columns of dataset {dataset.name!r}: {error}",
             [FieldViolation(f"arrow.{v.field}", v.description) for v in error.violations],
         ) from None
-    parted = validator.validate(table, unreadable)
+    parted = validator.validate(table, unreadable, around)
     accepted = to_parquet(parted.accepted) if parted.accepted.num_rows else b""
     quarantined = to_parquet(parted.quarantined) if parted.quarantined.num_rows else b""
     digest = content_digest(data)
     event = accepted_event(dataset, schema_version, batch_id, parted.accepted, accepted, digest)
     event.quarantined_rows = parted.quarantined.num_rows
     event.quarantine_digest = hashlib.sha256(quarantined).hexdigest() if quarantined else ""
+    event.warned_rows = parted.warned_rows
+    event.findings.extend(parted.findings)
+    event.reference_snapshot_digest = around.snapshot_digest
     return Examined(event, accepted, quarantined, parted.quarantined[REASONS].to_pylist())
 
 

@@ -1,7 +1,8 @@
 """A dataset: its declarations, one schema version after the other, and its snapshots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from google.protobuf.message import Message
 
@@ -9,7 +10,10 @@ from chassis.aggregate import Decider
 from chassis.errors import FieldViolation, InvalidArgument, RuleViolated
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
+from services.ingest.rules import reference_violations, rule_violations
 from tabular.definitions import dataset_violations
+
+NO_OTHERS: Mapping[str, Dataset | None] = MappingProxyType({})
 
 
 class DatasetInvalid(InvalidArgument):
@@ -31,9 +35,15 @@ class DatasetState:
     snapshots: dict[str, SnapshotCreated] = field(default_factory=dict)
 
 
-def register(state: DatasetState, dataset: Dataset) -> Sequence[Message]:
-    """Declare a dataset, or its next schema version; nothing for the declaration it has."""
-    violations = [FieldViolation(f"dataset.{v.field}", v.description) for v in dataset_violations(dataset)]
+def register(
+    state: DatasetState, dataset: Dataset, others: Mapping[str, Dataset | None] = NO_OTHERS
+) -> Sequence[Message]:
+    """Declare a dataset, or its next schema version; nothing for the declaration it has.
+
+    `others` are the datasets that its rules refer to, None for one that does not exist.
+    """
+    found = [*dataset_violations(dataset), *rule_violations(dataset), *reference_violations(dataset, others)]
+    violations = [FieldViolation(f"dataset.{v.field}", v.description) for v in found]
     if violations:
         raise DatasetInvalid(f"the declaration of dataset {dataset.name!r} is not valid", violations)
     if state.dataset == dataset:

@@ -33,6 +33,7 @@ from lineal.api.ingest.v1.events_pb2 import (
     SnapshotCreated,
 )
 from lineal.api.ingest.v1.ingest_service_pb2 import Batch, GetDatasetResponse, Snapshot
+from lineal.api.ingest.v1.rules_pb2 import RuleFinding
 
 _metadata = MetaData()
 _datasets = Table(
@@ -57,6 +58,9 @@ _batches = Table(
     Column("accepted_digest", String, nullable=False),
     Column("quarantined_rows", BigInteger, nullable=False),
     Column("quarantine_digest", String, nullable=False),
+    Column("warned_rows", BigInteger, nullable=False),
+    # The findings of the event alone.
+    Column("findings", LargeBinary, nullable=False),
     # Quarantined rows that are not settled.
     Column("open_rows", BigInteger, nullable=False),
     Column("accept_time", UtcDateTime, nullable=False),
@@ -123,6 +127,8 @@ class IngestTables:
                         accepted_digest=batch.accepted_digest,
                         quarantined_rows=batch.quarantined_rows,
                         quarantine_digest=batch.quarantine_digest,
+                        warned_rows=batch.warned_rows,
+                        findings=BatchAccepted(findings=batch.findings).SerializeToString(deterministic=True),
                         open_rows=batch.quarantined_rows,
                         accept_time=event.recorded_time,
                         schema_version=batch.schema_version,
@@ -207,6 +213,13 @@ class StoredBatch:
     quarantine_digest: str
     schema_version: int
     rows_root: str
+    warned_rows: int
+    findings_body: bytes
+
+    @property
+    def findings(self) -> Sequence[RuleFinding]:
+        """What rules of severity WARN and distribution checks found."""
+        return BatchAccepted.FromString(self.findings_body).findings
 
 
 _STORED = (
@@ -219,6 +232,8 @@ _STORED = (
     _batches.c.quarantine_digest,
     _batches.c.schema_version,
     _batches.c.rows_root,
+    _batches.c.warned_rows,
+    _batches.c.findings,
 )
 
 
@@ -274,15 +289,17 @@ def batches(connection: Connection, name: str, size: int, token: str) -> tuple[l
             accepted_digest=row.accepted_digest,
             position=row.position,
             accept_time=row.accept_time,
+            warned_rows=row.warned_rows,
         )
         for row in rows[: page_size(size)]
     ]
     return page, page_token(str(page[-1].position)) if len(rows) > len(page) else ""
 
 
-def batches_until(connection: Connection, name: str, position: int) -> list[StoredBatch]:
-    """Return the batches of a dataset at or before a position, oldest first."""
-    query = select(*_STORED).where(_batches.c.dataset == name, _batches.c.position <= position)
+def batches_until(connection: Connection, name: str, position: int, after: int = 0) -> list[StoredBatch]:
+    """Return the batches of a dataset at or before a position, and after another one, oldest first."""
+    there = _batches.c.dataset == name, _batches.c.position <= position, _batches.c.position > after
+    query = select(*_STORED).where(*there)
     return [StoredBatch(*row) for row in connection.execute(query.order_by(_batches.c.position))]
 
 

@@ -24,6 +24,7 @@ from services.ingest import batch as batches
 from services.ingest import projections, quarantine
 from services.ingest.dataset import DatasetState
 from services.ingest.quarantine import QuarantineState, Settlement
+from services.ingest.surroundings import Surroundings, Surveyor
 from services.ingest.validation import REASONS, ROW_NUMBER, Validator, kinds_of, reasons_of
 from tabular.parquet import conform, to_parquet
 from tabular.schema import SchemaMismatch, arrow_schema, did_you_mean, normalise
@@ -52,11 +53,13 @@ class Settling:
         artifacts: ArtifactStore,
         tables: ProjectionRunner,
         load: Callable[[str], Awaitable[DatasetState]],
+        surveyor: Surveyor,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
         self._load = load
+        self._surveyor = surveyor
         self._quarantine = Repository(log, "quarantine", quarantine.decider)
 
     async def fix(
@@ -64,11 +67,15 @@ class Settling:
     ) -> tuple[BatchAccepted, int]:
         """Replace values of rows and accept them. Raises FixRefused, RowSettled, QuarantinedRowUnknown."""
         quarantine.check(rows, reason, all_allowed=False)
+        named = (await self._load(dataset)).dataset
+        assert named is not None
+        # Without the reference snapshot: a few rows are no population.
+        around = Surroundings((await self._surveyor.of(named)).values)
 
         def made(declared: DatasetState, refused: pa.Table, _: QuarantineState) -> tuple[pa.Table, Settlement]:
             assert declared.dataset is not None
             new = _replaced(declared.dataset, _chosen(refused, rows), batches.read(batch_id, values), len(rows))
-            table = self._valid(declared.dataset, new, rows)
+            table = self._valid(declared.dataset, new, rows, around)
             return table, QuarantinedRowsFixed(rows=rows, columns=new.given)
 
         return await self._accept(request_id, dataset, batch_id, reason, made)
@@ -171,8 +178,8 @@ class Settling:
         with self._artifacts.open(digest) as file, pq.ParquetFile(file) as parquet:
             return parquet.read(columns=columns)
 
-    def _valid(self, dataset: Dataset, new: "_New", rows: Sequence[int]) -> pa.Table:
-        parted = Validator(dataset).validate(new.table, new.unreadable)
+    def _valid(self, dataset: Dataset, new: "_New", rows: Sequence[int], around: Surroundings) -> pa.Table:
+        parted = Validator(dataset).validate(new.table, new.unreadable, around)
         if parted.quarantined.num_rows:
             raise FixRefused(
                 f"{parted.quarantined.num_rows} of {len(rows)} rows are still refused; none was accepted",

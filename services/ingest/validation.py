@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
 from lineal.api.ingest.v1.ingest_service_pb2 import QuarantineReason
+from lineal.api.ingest.v1.rules_pb2 import RuleFinding, Severity
+from services.ingest import distribution, rules
+from services.ingest.surroundings import Surroundings
 
 ROW_NUMBER = "lineal_row_number"
 REASONS = "lineal_reasons"
@@ -25,8 +28,9 @@ _DUPLICATE = "the row key is in the batch already; the first such row counts"
 _FINITE = "must be a finite number"
 _MOST_REASONS = 5
 
-# By row and field what is wrong, and of which kind: `type` (no value of its type), `duplicate` or `value`.
+# By row and field what is wrong, and of which kind: `type` (no value of its type), `duplicate`, `value` or `rule`.
 Reasons = dict[int, dict[str, tuple[str, str]]]
+_ALONE = Surroundings()
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Validated:
 
     accepted: pa.Table
     quarantined: pa.Table
+    # Accepted rows that break a rule of severity WARN, and what such rules and distribution checks found.
+    warned_rows: int = 0
+    findings: Sequence[RuleFinding] = ()
 
 
 class Validator:
@@ -45,6 +52,8 @@ class Validator:
         # does not matter here.
         warnings.filterwarnings("ignore", message="The behavior of DataFrame concatenation", category=FutureWarning)
         self._row_key = list(dataset.row_key)
+        self._rules = list(dataset.rules)
+        self._distribution = list(dataset.distribution_checks)
         self._lock = threading.Lock()
         self._schema = pandera.DataFrameSchema(
             {field.name: pandera.Column(nullable=field.nullable, checks=_checks(field)) for field in dataset.fields},
@@ -53,11 +62,15 @@ class Validator:
         )
 
     def validate(
-        self, table: pa.Table, unreadable: Mapping[int, Mapping[str, str]] = MappingProxyType({})
+        self,
+        table: pa.Table,
+        unreadable: Mapping[int, Mapping[str, str]] = MappingProxyType({}),
+        around: Surroundings = _ALONE,
     ) -> Validated:
         """Part the rows of a table that has the declared columns in their types.
 
-        `unreadable` says by row and column why a value is null: it was of another type.
+        `unreadable` says by row and column why a value is null: it was of another type. `around` is what rules look at
+        beside the rows.
         """
         frame = table.to_pandas()
         reasons: Reasons = {}
@@ -69,16 +82,52 @@ class Validator:
             reasons = self._reasons(errors.failure_cases)
         for row, found in unreadable.items():
             reasons.setdefault(row, {}).update({field: (why, "type") for field, why in found.items()})
+        warnings_of = []
+        for rule in self._rules:
+            mask = rules.broken(rule, table, around.values)
+            if rules.warns(rule):
+                warnings_of.append((rule, mask))
+                continue
+            for row in np.flatnonzero(mask).tolist():
+                _add(reasons, row, rules.columns(rule), rules.described(rule))
         bad = np.zeros(table.num_rows, dtype=np.bool_)
+        bad[list(reasons)] = True
+        findings = self._judged(table, bad, reasons, around)
+        warned = np.zeros(table.num_rows, dtype=np.bool_)
+        for rule, mask in warnings_of:
+            mask &= ~bad
+            warned |= mask
+            if count := int(mask.sum()):
+                text = rules.described(rule)
+                findings.append(RuleFinding(rule=rule.name, severity=rule.severity, message=text, rows=count))
         rows = sorted(reasons)
-        bad[rows] = True
         texts = [_reasons_json(reasons[row]) for row in rows]
         quarantined = (
             table.filter(pa.array(bad))
             .append_column(ROW_NUMBER, pa.array(rows, type=pa.int64()))
             .append_column(REASONS, pa.array(texts, type=pa.string()))
         )
-        return Validated(table.filter(pa.array(~bad)) if rows else table, quarantined)
+        accepted = table.filter(pa.array(~bad)) if rows else table
+        return Validated(accepted, quarantined, int(warned.sum()), findings)
+
+    def _judged(self, table: pa.Table, bad: rules.Mask, reasons: Reasons, around: Surroundings) -> list[RuleFinding]:
+        """Judge the valid rows as a whole; a check that rejects adds its reason to each of them."""
+        findings: list[RuleFinding] = []
+        if not around.columns:
+            return findings
+        valid = table.filter(pa.array(~bad))
+        rows = np.flatnonzero(~bad).tolist()
+        for check in self._distribution:
+            text = distribution.judge(check, valid[check.column], around.columns[check.column])
+            if not text:
+                continue
+            severity = Severity.SEVERITY_WARN if rules.warns(check) else Severity.SEVERITY_REJECT
+            findings.append(RuleFinding(rule=check.name, severity=severity, message=text, rows=len(rows)))
+            if severity == Severity.SEVERITY_REJECT:
+                bad[rows] = True
+                for row in rows:
+                    _add(reasons, row, check.column, text)
+        return findings
 
     def _reasons(self, failures: pd.DataFrame) -> Reasons:
         reasons: Reasons = {}
@@ -95,6 +144,13 @@ class Validator:
             else:
                 found[str(column)] = str(check), "type" if check == _FINITE else "value"
         return reasons
+
+
+def _add(reasons: Reasons, row: int, field: str, why: str) -> None:
+    found = reasons.setdefault(row, {})
+    before = found.get(field)
+    # What is wrong with the value itself comes first, and decides on a release.
+    found[field] = (f"{before[0]}; {why}", before[1]) if before else (why, "rule")
 
 
 def reasons_of(text: str) -> list[QuarantineReason]:

@@ -22,21 +22,22 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from lineal.api.ingest.v1 import rules_pb2 as lineal_dot_api_dot_ingest_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lineal/api/ingest/v1/dataset.proto\x12\x14lineal.api.ingest.v1\"\x89\x02\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04type\x18\x02 \x01(\x0e\x32\x1f.lineal.api.ingest.v1.FieldType\x12\x10\n\x08nullable\x18\x03 \x01(\x08\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x61llowed\x18\x06 \x03(\t\x12\x0f\n\x07pattern\x18\x07 \x01(\t\x12\x36\n\x0bsensitivity\x18\x08 \x01(\x0e\x32!.lineal.api.ingest.v1.Sensitivity\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\tB\n\n\x08_minimumB\n\n\x08_maximum\"\xba\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12+\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1b.lineal.api.ingest.v1.Field\x12\x0f\n\x07row_key\x18\x05 \x03(\t\x12\x13\n\x0b\x65ntity_keys\x18\x06 \x03(\t\x12\x12\n\nevent_time\x18\x07 \x01(\t\x12\x16\n\x0e\x61vailable_time\x18\x08 \x01(\t*\x9b\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_TYPE_STRING\x10\x01\x12\x14\n\x10\x46IELD_TYPE_INT64\x10\x02\x12\x16\n\x12\x46IELD_TYPE_FLOAT64\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x12\x18\n\x14\x46IELD_TYPE_TIMESTAMP\x10\x05*\xaa\x01\n\x0bSensitivity\x12\x1b\n\x17SENSITIVITY_UNSPECIFIED\x10\x00\x12\x14\n\x10SENSITIVITY_NONE\x10\x01\x12 \n\x1cSENSITIVITY_QUASI_IDENTIFIER\x10\x02\x12!\n\x1dSENSITIVITY_DIRECT_IDENTIFIER\x10\x03\x12#\n\x1fSENSITIVITY_PROTECTED_ATTRIBUTE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lineal/api/ingest/v1/dataset.proto\x12\x14lineal.api.ingest.v1\x1a lineal/api/ingest/v1/rules.proto\"\x89\x02\n\x05\x46ield\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04type\x18\x02 \x01(\x0e\x32\x1f.lineal.api.ingest.v1.FieldType\x12\x10\n\x08nullable\x18\x03 \x01(\x08\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x61llowed\x18\x06 \x03(\t\x12\x0f\n\x07pattern\x18\x07 \x01(\t\x12\x36\n\x0bsensitivity\x18\x08 \x01(\x0e\x32!.lineal.api.ingest.v1.Sensitivity\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\tB\n\n\x08_minimumB\n\n\x08_maximum\"\xc7\x02\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12+\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1b.lineal.api.ingest.v1.Field\x12\x0f\n\x07row_key\x18\x05 \x03(\t\x12\x13\n\x0b\x65ntity_keys\x18\x06 \x03(\t\x12\x12\n\nevent_time\x18\x07 \x01(\t\x12\x16\n\x0e\x61vailable_time\x18\x08 \x01(\t\x12)\n\x05rules\x18\t \x03(\x0b\x32\x1a.lineal.api.ingest.v1.Rule\x12\x44\n\x13\x64istribution_checks\x18\n \x03(\x0b\x32\'.lineal.api.ingest.v1.DistributionCheck\x12\x1a\n\x12reference_snapshot\x18\x0b \x01(\t*\x9b\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46IELD_TYPE_STRING\x10\x01\x12\x14\n\x10\x46IELD_TYPE_INT64\x10\x02\x12\x16\n\x12\x46IELD_TYPE_FLOAT64\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x12\x18\n\x14\x46IELD_TYPE_TIMESTAMP\x10\x05*\xaa\x01\n\x0bSensitivity\x12\x1b\n\x17SENSITIVITY_UNSPECIFIED\x10\x00\x12\x14\n\x10SENSITIVITY_NONE\x10\x01\x12 \n\x1cSENSITIVITY_QUASI_IDENTIFIER\x10\x02\x12!\n\x1dSENSITIVITY_DIRECT_IDENTIFIER\x10\x03\x12#\n\x1fSENSITIVITY_PROTECTED_ATTRIBUTE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.ingest.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FIELDTYPE']._serialized_start=518
-  _globals['_FIELDTYPE']._serialized_end=673
-  _globals['_SENSITIVITY']._serialized_start=676
-  _globals['_SENSITIVITY']._serialized_end=846
-  _globals['_FIELD']._serialized_start=61
-  _globals['_FIELD']._serialized_end=326
-  _globals['_DATASET']._serialized_start=329
-  _globals['_DATASET']._serialized_end=515
+  _globals['_FIELDTYPE']._serialized_start=693
+  _globals['_FIELDTYPE']._serialized_end=848
+  _globals['_SENSITIVITY']._serialized_start=851
+  _globals['_SENSITIVITY']._serialized_end=1021
+  _globals['_FIELD']._serialized_start=95
+  _globals['_FIELD']._serialized_end=360
+  _globals['_DATASET']._serialized_start=363
+  _globals['_DATASET']._serialized_end=690
 # @@protoc_insertion_point(module_scope)

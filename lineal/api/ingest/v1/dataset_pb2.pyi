@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lineal.api.ingest.v1 import rules_pb2 as _rules_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -164,6 +165,9 @@ class Dataset(_message.Message):
     ENTITY_KEYS_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     AVAILABLE_TIME_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_CHECKS_FIELD_NUMBER: _builtins.int
+    REFERENCE_SNAPSHOT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: lowercase letters, digits, hyphen and underscore."""
     description: _builtins.str
@@ -174,6 +178,8 @@ class Dataset(_message.Message):
     """Column that says when it happened; empty for a static table."""
     available_time: _builtins.str
     """Column that says when the source could have told; empty means with `event_time`."""
+    reference_snapshot: _builtins.str
+    """Digest of the snapshot that batches are compared with; empty: the newest of the dataset, and no comparison without one."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]:
         """Columns in order."""
@@ -186,6 +192,14 @@ class Dataset(_message.Message):
     def entity_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns that name the entities a row is about."""
 
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[_rules_pb2.Rule]:
+        """Rules over whole rows, beside those of the fields."""
+
+    @_builtins.property
+    def distribution_checks(self) -> _containers.RepeatedCompositeFieldContainer[_rules_pb2.DistributionCheck]:
+        """Comparisons of each batch with the reference."""
+
     def __init__(
         self,
         *,
@@ -197,10 +211,13 @@ class Dataset(_message.Message):
         entity_keys: _abc.Iterable[_builtins.str] | None = ...,
         event_time: _builtins.str = ...,
         available_time: _builtins.str = ...,
+        rules: _abc.Iterable[_rules_pb2.Rule] | None = ...,
+        distribution_checks: _abc.Iterable[_rules_pb2.DistributionCheck] | None = ...,
+        reference_snapshot: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_time", b"available_time", "description", b"description", "entity_keys", b"entity_keys", "event_time", b"event_time", "fields", b"fields", "name", b"name", "owner", b"owner", "row_key", b"row_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_time", b"available_time", "description", b"description", "distribution_checks", b"distribution_checks", "entity_keys", b"entity_keys", "event_time", b"event_time", "fields", b"fields", "name", b"name", "owner", b"owner", "reference_snapshot", b"reference_snapshot", "row_key", b"row_key", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

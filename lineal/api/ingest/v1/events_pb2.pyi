@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from lineal.api.ingest.v1 import dataset_pb2 as _dataset_pb2
+from lineal.api.ingest.v1 import rules_pb2 as _rules_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -70,6 +71,9 @@ class BatchAccepted(_message.Message):
     ROWS_ROOT_FIELD_NUMBER: _builtins.int
     QUARANTINE_BATCH_ID_FIELD_NUMBER: _builtins.int
     QUARANTINE_ROWS_FIELD_NUMBER: _builtins.int
+    WARNED_ROWS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    REFERENCE_SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the dataset."""
     batch_id: _builtins.str
@@ -92,6 +96,10 @@ class BatchAccepted(_message.Message):
     """
     quarantine_batch_id: _builtins.str
     """Batch whose quarantined rows these are, fixed or released; empty for rows that were sent."""
+    warned_rows: _builtins.int
+    """Accepted rows that break at least one rule of severity WARN."""
+    reference_snapshot_digest: _builtins.str
+    """Digest of the snapshot that the batch was compared with; empty when it was not."""
     @_builtins.property
     def min_event_time(self) -> _timestamp_pb2.Timestamp:
         """Earliest event time of the accepted rows; unset without event times."""
@@ -107,6 +115,10 @@ class BatchAccepted(_message.Message):
     @_builtins.property
     def quarantine_rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Numbers of these rows in that batch as it was sent, one for each accepted row, in order."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_rules_pb2.RuleFinding]:
+        """What rules of severity WARN and distribution checks found."""
 
     def __init__(
         self,
@@ -125,10 +137,13 @@ class BatchAccepted(_message.Message):
         rows_root: _builtins.str = ...,
         quarantine_batch_id: _builtins.str = ...,
         quarantine_rows: _abc.Iterable[_builtins.int] | None = ...,
+        warned_rows: _builtins.int = ...,
+        findings: _abc.Iterable[_rules_pb2.RuleFinding] | None = ...,
+        reference_snapshot_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_batch_id", b"quarantine_batch_id", "quarantine_digest", b"quarantine_digest", "quarantine_rows", b"quarantine_rows", "quarantined_rows", b"quarantined_rows", "rows_root", b"rows_root", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "findings", b"findings", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_batch_id", b"quarantine_batch_id", "quarantine_digest", b"quarantine_digest", "quarantine_rows", b"quarantine_rows", "quarantined_rows", b"quarantined_rows", "reference_snapshot_digest", b"reference_snapshot_digest", "rows_root", b"rows_root", "schema_version", b"schema_version", "warned_rows", b"warned_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

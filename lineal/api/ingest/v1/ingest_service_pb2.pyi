@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from lineal.api.ingest.v1 import dataset_pb2 as _dataset_pb2
+from lineal.api.ingest.v1 import rules_pb2 as _rules_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -240,6 +241,8 @@ class IngestBatchesResponse(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
+    WARNED_ROWS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """Name of the batch."""
     accepted_rows: _builtins.int
@@ -250,9 +253,15 @@ class IngestBatchesResponse(_message.Message):
     """Log position of the batch."""
     repeated_request: _builtins.bool
     """True when the batch had been there before."""
+    warned_rows: _builtins.int
+    """Accepted rows that break at least one rule of severity WARN."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantineReason]:
         """The commonest reasons for quarantine, at most five."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_rules_pb2.RuleFinding]:
+        """What rules of severity WARN and distribution checks found."""
 
     def __init__(
         self,
@@ -263,10 +272,12 @@ class IngestBatchesResponse(_message.Message):
         reasons: _abc.Iterable[Global___QuarantineReason] | None = ...,
         position: _builtins.int = ...,
         repeated_request: _builtins.bool = ...,
+        warned_rows: _builtins.int = ...,
+        findings: _abc.Iterable[_rules_pb2.RuleFinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "position", b"position", "quarantined_rows", b"quarantined_rows", "reasons", b"reasons", "repeated_request", b"repeated_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "findings", b"findings", "position", b"position", "quarantined_rows", b"quarantined_rows", "reasons", b"reasons", "repeated_request", b"repeated_request", "warned_rows", b"warned_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,6 +326,7 @@ class Batch(_message.Message):
     ACCEPTED_DIGEST_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     ACCEPT_TIME_FIELD_NUMBER: _builtins.int
+    WARNED_ROWS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the dataset."""
     batch_id: _builtins.str
@@ -327,6 +339,8 @@ class Batch(_message.Message):
     """Digest of the Parquet file of accepted rows."""
     position: _builtins.int
     """Log position."""
+    warned_rows: _builtins.int
+    """Accepted rows that break at least one rule of severity WARN."""
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""
@@ -341,10 +355,11 @@ class Batch(_message.Message):
         accepted_digest: _builtins.str = ...,
         position: _builtins.int = ...,
         accept_time: _timestamp_pb2.Timestamp | None = ...,
+        warned_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "dataset", b"dataset", "position", b"position", "quarantined_rows", b"quarantined_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "dataset", b"dataset", "position", b"position", "quarantined_rows", b"quarantined_rows", "warned_rows", b"warned_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
