@@ -13,14 +13,15 @@ import pyarrow.compute as pc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureColumn, FeatureSet, ViewFeatures
-from lineal.api.features.v1.feature_view_pb2 import Aggregate, AggregateFunction, Feature, FeatureView, Latest
-from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType, Sensitivity
-from tabular.schema import Violation, did_you_mean
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, FeatureColumn, FeatureSet, ViewFeatures
+from lineal.api.features.v1.feature_view_pb2 import Feature, FeatureView
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
+from tabular.feature_rules import NUMBERS, column_type, column_violations, feature_type, feature_violations
+from tabular.schema import Violation, did_you_mean, unknown
+from tabular.schema import field_of as field_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-_NUMBERS = (FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_FLOAT64, FieldType.FIELD_TYPE_BOOL)
 _KEYS = (FieldType.FIELD_TYPE_STRING, FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_TIMESTAMP)
 # Columns that a training set has beside keys and features.
 RESERVED = frozenset({"cutoff", "label", "label_time"})
@@ -31,11 +32,6 @@ def version(declaration: Message, *others: str) -> str:
     content = [MessageToDict(declaration, preserving_proto_field_name=True), *others]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def field_of(dataset: Dataset, column: str) -> Field | None:
-    """Return the declaration of a column, None when there is none."""
-    return next((field for field in dataset.fields if field.name == column), None)
 
 
 def name_violations(path: str, name: str) -> list[Violation]:
@@ -73,7 +69,7 @@ def dataset_violations(dataset: Dataset) -> list[Violation]:
             continue
         declared = field_of(dataset, column)
         if declared is None:
-            found.append(Violation(name, _unknown(column, dataset)))
+            found.append(Violation(name, unknown(column, dataset)))
         elif declared.type != FieldType.FIELD_TYPE_TIMESTAMP or declared.nullable:
             found.append(Violation(name, f"field {column!r} must be of type TIMESTAMP and not nullable"))
     return found
@@ -96,13 +92,7 @@ def view_violations(view: FeatureView, dataset: Dataset) -> list[Violation]:
         if feature.name in seen:
             found.append(Violation(f"{path}.name", f"{feature.name!r} is declared twice; remove one"))
         seen.add(feature.name)
-        match feature.WhichOneof("kind"):
-            case "latest":
-                found += _latest_violations(f"{path}.latest", feature.latest, dataset)
-            case "aggregate":
-                found += _aggregate_violations(f"{path}.aggregate", feature.aggregate, dataset)
-            case _:
-                found.append(Violation(path, "say how it is computed: latest or aggregate"))
+        found += feature_violations(path, feature, dataset)
     return found
 
 
@@ -118,7 +108,7 @@ def set_violations(
         found.append(Violation("request_features", "a feature set needs at least one request or view feature"))
     for n, request in enumerate(feature_set.request_features):
         path = f"request_features[{n}].column"
-        found += _feature_column_violations(path, request.column, spine)
+        found += column_violations(path, request.column, spine)
     for n, wanted in enumerate(feature_set.view_features):
         path = f"view_features[{n}]"
         view = views.get(wanted.view)
@@ -154,7 +144,7 @@ def columns_of(
     columns = [
         FeatureColumn(
             name=request.column,
-            type=_column_type(spine, request.column),
+            type=column_type(spine, request.column),
             source=ColumnSource.COLUMN_SOURCE_REQUEST,
         )
         for request in feature_set.request_features
@@ -164,9 +154,7 @@ def columns_of(
         columns += [
             FeatureColumn(
                 name=prefix_of(wanted) + feature.name,
-                type=_column_type(datasets[view.dataset], feature.latest.column)
-                if feature.WhichOneof("kind") == "latest"
-                else ColumnType.COLUMN_TYPE_NUMERIC,
+                type=feature_type(feature, datasets[view.dataset]),
                 source=ColumnSource.COLUMN_SOURCE_VIEW,
             )
             for feature in wanted_features(wanted, view)
@@ -230,54 +218,13 @@ def _key_violations(path: str, keys: Iterable[str], dataset: Dataset) -> list[Vi
     for n, key in enumerate(keys):
         field = field_of(dataset, key)
         if field is None:
-            found.append(Violation(f"{path}[{n}]", _unknown(key, dataset)))
+            found.append(Violation(f"{path}[{n}]", unknown(key, dataset)))
         elif field.type not in _KEYS and field.type != FieldType.FIELD_TYPE_UNSPECIFIED:
             found.append(Violation(f"{path}[{n}]", f"{key!r} cannot be a key; keys are STRING, INT64 or TIMESTAMP"))
         elif path == "row_key" and field.nullable:
             found.append(Violation(f"{path}[{n}]", f"{key!r} is nullable; a row key never is"))
         if keys.index(key) != n:
             found.append(Violation(f"{path}[{n}]", f"{key!r} is named twice; remove one"))
-    return found
-
-
-def _feature_column_violations(path: str, column: str, dataset: Dataset) -> list[Violation]:
-    field = field_of(dataset, column)
-    if field is None:
-        return [Violation(path, _unknown(column, dataset))]
-    if field.type == FieldType.FIELD_TYPE_TIMESTAMP:
-        return [Violation(path, f"{column!r} is a timestamp, which is no feature; declare a number derived from it")]
-    if field.sensitivity == Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE:
-        return [Violation(path, f"{column!r} is a protected attribute: for evaluation only, never a feature")]
-    if field.sensitivity == Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER:
-        return [Violation(path, f"{column!r} identifies a person directly and is no feature; leave it out")]
-    return []
-
-
-def _latest_violations(path: str, latest: Latest, dataset: Dataset) -> list[Violation]:
-    found = _feature_column_violations(f"{path}.column", latest.column, dataset)
-    if latest.HasField("max_age"):
-        if latest.max_age.ToMicroseconds() <= 0:
-            found.append(Violation(f"{path}.max_age", "must be above 0; leave it out for no limit"))
-        if not dataset.event_time:
-            found.append(Violation(f"{path}.max_age", f"{dataset.name} has no event_time; leave it out"))
-    return found
-
-
-def _aggregate_violations(path: str, aggregate: Aggregate, dataset: Dataset) -> list[Violation]:
-    found = []
-    if aggregate.function == AggregateFunction.AGGREGATE_FUNCTION_UNSPECIFIED:
-        found.append(Violation(f"{path}.function", "choose COUNT, SUM, MEAN, STD, MIN, MAX or SHARE_ABOVE"))
-    counts = aggregate.function == AggregateFunction.AGGREGATE_FUNCTION_COUNT
-    if aggregate.column or not counts:
-        wrong = _feature_column_violations(f"{path}.column", aggregate.column, dataset)
-        field = field_of(dataset, aggregate.column)
-        if not wrong and not counts and field is not None and field.type not in _NUMBERS:
-            wrong = [Violation(f"{path}.column", f"{aggregate.column!r} is text, which can only be counted")]
-        found += wrong
-    if aggregate.window.ToMicroseconds() <= 0:
-        found.append(Violation(f"{path}.window", "must be above 0"))
-    if not dataset.event_time:
-        found.append(Violation(f"{path}.window", f"{dataset.name} has no event_time to cut a window by; use latest"))
     return found
 
 
@@ -297,7 +244,7 @@ def _wanted_violations(
     for key, column in zip(view.entity_keys, spine_keys(wanted, view), strict=True):
         held, declared = field_of(spine, column), field_of(dataset, key)
         if held is None:
-            hint = f"{_unknown(column, spine)}; map it in keys"
+            hint = f"{unknown(column, spine)}; map it in keys"
             found.append(Violation(f"{path}.keys", f"entity key {key!r} of view {view.name!r}: {hint}"))
         elif declared is not None and held.type != declared.type:
             text = f"{column!r} of {spine.name} and {key!r} of {dataset.name} differ in type; declare them the same"
@@ -320,30 +267,19 @@ def _label_violations(feature_set: FeatureSet, spine: Dataset, datasets: Mapping
         held, declared = field_of(spine, key), field_of(dataset, key)
         for owner, field in ((spine, held), (dataset, declared)):
             if field is None:
-                found.append(Violation(f"label.key[{n}]", _unknown(key, owner)))
+                found.append(Violation(f"label.key[{n}]", unknown(key, owner)))
         if held is not None and declared is not None and held.type != declared.type:
             text = f"{key!r} differs in type between {spine.name} and {dataset.name}; declare it the same"
             found.append(Violation(f"label.key[{n}]", text))
     target = field_of(dataset, label.column)
     rule = label.WhichOneof("rule")
     if target is None:
-        found.append(Violation("label.column", _unknown(label.column, dataset)))
-    elif rule != "equals" and target.type not in _NUMBERS:
+        found.append(Violation("label.column", unknown(label.column, dataset)))
+    elif rule != "equals" and target.type not in NUMBERS:
         found.append(Violation("label.column", f"{label.column!r} is not a number; use the rule `equals`"))
     if rule is None or (rule == "value" and not label.value):
         found.append(Violation("label", "say how the column becomes the label: greater_than, equals or value: true"))
     return found
-
-
-def _column_type(dataset: Dataset, column: str) -> ColumnType.ValueType:
-    field = field_of(dataset, column)
-    text = field is not None and field.type == FieldType.FIELD_TYPE_STRING
-    return ColumnType.COLUMN_TYPE_CATEGORICAL if text else ColumnType.COLUMN_TYPE_NUMERIC
-
-
-def _unknown(column: str, dataset: Dataset) -> str:
-    hint = did_you_mean(column, [field.name for field in dataset.fields])
-    return f"{dataset.name} has no field {column!r}{hint}"
 
 
 def _no_such(path: str, kind: str, name: str, known: Iterable[str]) -> Violation:

@@ -16,9 +16,8 @@ Times are int64 microseconds since 1970-01-01 UTC. Entities are codes from 0; -1
 are doubles with NaN for null (infinities count as null); texts are objects with None for null.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +25,21 @@ import numpy.typing as npt
 from lineal.api.features.v1 import feature_view_pb2 as views
 from lineal.api.features.v1.features_service_pb2 import FieldStatus
 from tabular import exact
+from tabular.orders import Ints
+from tabular.sorted_rows import FOREVER, STATIC_TIME, Rows, SortedRows, Values, missing
 
-Ints = npt.NDArray[np.int64]
-Values = npt.NDArray[Any]
-
-# Event and available time of the rows of a static dataset: known always.
-STATIC_TIME = -(2**61)
-# A cut-off after everything.
-FOREVER = 2**61
+__all__ = [
+    "FOREVER",
+    "LAG",
+    "SINCE_LAST",
+    "STATIC_TIME",
+    "Feature",
+    "Moment",
+    "Operator",
+    "Rows",
+    "Timeline",
+    "operator",
+]
 
 _PRESENT = int(FieldStatus.FIELD_STATUS_PRESENT)
 _NULL = int(FieldStatus.FIELD_STATUS_NULL)
@@ -47,6 +53,14 @@ _STD = int(views.AggregateFunction.AGGREGATE_FUNCTION_STD)
 _MIN = int(views.AggregateFunction.AGGREGATE_FUNCTION_MIN)
 _MAX = int(views.AggregateFunction.AGGREGATE_FUNCTION_MAX)
 _SHARE_ABOVE = int(views.AggregateFunction.AGGREGATE_FUNCTION_SHARE_ABOVE)
+_LAST = int(views.AggregateFunction.AGGREGATE_FUNCTION_LAST)
+_FIRST = int(views.AggregateFunction.AGGREGATE_FUNCTION_FIRST)
+_DISTINCT = int(views.AggregateFunction.AGGREGATE_FUNCTION_DISTINCT)
+_RATE = int(views.AggregateFunction.AGGREGATE_FUNCTION_RATE)
+_SHARE_EQUALS = int(views.AggregateFunction.AGGREGATE_FUNCTION_SHARE_EQUALS)
+# What is no aggregate over a window and no latest value.
+LAG = -1
+SINCE_LAST = -2
 
 # A sum of squared distances below these shares of the window's and of the whole history's is rounding noise: 0.
 _NOISE = 1e-24
@@ -57,7 +71,10 @@ _CHUNK_ROWS = 2_000_000
 
 @dataclass(frozen=True)
 class Operator:
-    """A feature ready to compute: times in microseconds, `function` is None for a latest value."""
+    """A feature ready to compute: times in microseconds, `function` is None for a latest value.
+
+    `n` is the lag of LAG; `equals` and `per` belong to SHARE_EQUALS and RATE.
+    """
 
     name: str
     column: str
@@ -65,6 +82,9 @@ class Operator:
     window: int = 0
     threshold: float = 0.0
     max_age: int | None = None
+    equals: str = ""
+    per: int = 0
+    n: int = 1
 
 
 def operator(feature: views.Feature) -> Operator:
@@ -72,20 +92,20 @@ def operator(feature: views.Feature) -> Operator:
     if feature.WhichOneof("kind") == "latest":
         limit = feature.latest.max_age.ToMicroseconds() if feature.latest.HasField("max_age") else None
         return Operator(feature.name, feature.latest.column, None, max_age=limit)
+    if feature.WhichOneof("kind") == "lag":
+        return Operator(feature.name, feature.lag.column, LAG, n=feature.lag.n)
+    if feature.WhichOneof("kind") == "since_last":
+        return Operator(feature.name, "", SINCE_LAST)
     aggregate = feature.aggregate
     return Operator(
-        feature.name, aggregate.column, aggregate.function, aggregate.window.ToMicroseconds(), aggregate.threshold
+        feature.name,
+        aggregate.column,
+        aggregate.function,
+        aggregate.window.ToMicroseconds(),
+        aggregate.threshold,
+        equals=aggregate.equals,
+        per=aggregate.per.ToMicroseconds(),
     )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a dataset in log order, by column."""
-
-    entity: Ints
-    event: Ints
-    available: Ints
-    values: Mapping[str, Values]
 
 
 @dataclass(frozen=True)
@@ -96,139 +116,12 @@ class Feature:
     status: npt.NDArray[np.uint8]
 
 
-class _Order:
-    """Rows sorted by entity and one of the times, searchable by both at once."""
-
-    def __init__(self, entity: Ints, time: Ints, single: bool) -> None:
-        self._single = single
-        # Ranks rather than times, so that entity and time fit one integer whatever the span of time.
-        self._times = np.sort(time) if single else np.unique(time)
-        self._base = len(self._times) + 1
-        keys = time if single else entity * self._base + np.searchsorted(self._times, time)
-        self.rows = np.argsort(keys, kind="stable")
-        self._keys = self._times if single else keys[self.rows]
-
-    def until(self, entity: Ints, time: Ints) -> Ints:
-        """Count the rows sorted at or before each entity and time."""
-        if self._single:
-            return np.searchsorted(self._keys, time, side="right")
-        rank = np.searchsorted(self._times, time, side="right") - 1
-        return np.searchsorted(self._keys, entity * self._base + rank, side="right")
-
-    def start(self, entity: Ints) -> Ints:
-        """Count the rows of all entities before each."""
-        if self._single:
-            return np.zeros(len(entity), dtype=np.int64)
-        return np.searchsorted(self._keys, entity * self._base, side="left")
-
-
-class Timeline:
+class Timeline(SortedRows):
     """The rows of some entities, sorted once, answering any number of queries."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.entity = rows.entity
-        self.event = rows.event
-        self.available = np.maximum(rows.available, rows.event)
-        self._values = rows.values
-        single = not len(rows.entity) or not rows.entity.any()
-        self.single = single  # the only entity has code 0
-        self.by_available = _Order(rows.entity, self.available, single)
-        self._by_event: _Order | None = None
-        self._newest: Ints | None = None
-        self._prefixes: dict[tuple[object, ...], Any] = {}
-        self._worst_delay = int((self.available - self.event).max()) if len(rows.entity) else 0
-
-    @property
-    def by_event(self) -> _Order:
-        """The rows by event time."""
-        if self._by_event is None:
-            self._by_event = _Order(self.entity, self.event, self.single)
-        return self._by_event
 
     def at(self, entity: Ints, cutoff: Ints) -> "Moment":
         """Ask for entities at cut-offs, one query per element."""
         return Moment(self, entity, cutoff)
-
-    def newest_known(self) -> Ints:
-        """Return, for each place in the order by available time, the newest row of the entity so far.
-
-        The newest is the greatest by event time, then available time, then log order.
-        """
-        if self._newest is None:
-            ranked = np.lexsort((self.available, self.event, self.entity))
-            rank = np.empty(len(ranked), dtype=np.int64)
-            rank[ranked] = np.arange(len(ranked))
-            # Ranks of a later entity are all greater, so the running maximum never looks across entities.
-            newest: Ints = ranked[np.maximum.accumulate(rank[self.by_available.rows])]
-            self._newest = newest
-        return self._newest
-
-    def column(self, name: str) -> Values:
-        """Return a column as it is."""
-        return self._values[name]
-
-    def numbers(self, name: str, window: int) -> npt.NDArray[np.float64]:
-        """Return a column's numbers, NaN where null or where the row can never count for the window."""
-        key = ("numbers", name, self._late_window(window))
-        if key not in self._prefixes:
-            values = self._values[name].astype(np.float64)
-            values[~np.isfinite(values) | ~self._countable(window)] = np.nan
-            self._prefixes[key] = values
-        found: npt.NDArray[np.float64] = self._prefixes[key]
-        return found
-
-    def counts(self, name: str, window: int, above: float | None = None) -> tuple[Ints, Ints]:
-        """Return prefix counts, by available and by event time, of the values (above a bound) that can count."""
-        key = ("counts", name, self._late_window(window), above)
-        if key not in self._prefixes:
-            if not name:
-                counted = self._countable(window)
-            elif self._values[name].dtype == object:
-                counted = ~_missing(self._values[name]) & self._countable(window)
-            else:
-                numbers = self.numbers(name, window)
-                counted = ~np.isnan(numbers) if above is None else numbers > above
-            self._prefixes[key] = tuple(
-                np.concatenate(([0], np.cumsum(counted[order.rows]))) for order in (self.by_available, self.by_event)
-            )
-        pair: tuple[Ints, Ints] = self._prefixes[key]
-        return pair
-
-    def sums(self, name: str, window: int, power: int) -> tuple[exact.Pair, exact.Pair]:
-        """Return prefix sums, by available and by event time, of what can count.
-
-        Of the values for power 0, else of the first or second powers of their distances from the column's centre: a
-        standard deviation far from 0 would drown in the squares of its mean.
-        """
-        key = ("sums", name, self._late_window(window), power)
-        if key not in self._prefixes:
-            numbers = self.numbers(name, window)
-            counted = ~np.isnan(numbers)
-            parts = exact.Pair(numbers, np.zeros(len(numbers)))
-            if power and counted.any():
-                parts = exact.two_sum(numbers, np.full(len(numbers), -numbers[counted].mean()))
-            if power == 2:
-                parts = exact.square(parts)
-            parts = exact.Pair(np.where(counted, parts.high, 0.0), np.where(counted, parts.low, 0.0))
-            self._prefixes[key] = tuple(
-                exact.prefix(parts.high[order.rows], parts.low[order.rows])
-                for order in (self.by_available, self.by_event)
-            )
-        pair: tuple[exact.Pair, exact.Pair] = self._prefixes[key]
-        return pair
-
-    def _late_window(self, window: int) -> int | None:
-        # Windows longer than every delay exclude no row and share their prefixes.
-        return window if self._worst_delay >= window else None
-
-    def _countable(self, window: int) -> npt.NDArray[np.bool_]:
-        return self.available - self.event < window
-
-
-def _missing(values: Values) -> npt.NDArray[np.bool_]:
-    if values.dtype == object:
-        return np.fromiter((value is None for value in values), dtype=np.bool_, count=len(values))
-    return ~np.isfinite(values.astype(np.float64))
 
 
 class Moment:
@@ -244,14 +137,14 @@ class Moment:
         self._until = np.where(self._known, until, self._start)
         self.found = self._until > self._start
         self._left: dict[int, Ints] = {}
-        self._counts: dict[tuple[str, int, float | None], Ints] = {}
+        self._counts: dict[tuple[str, int, float | None, str | None], Ints] = {}
         self._sums: dict[tuple[str, int, int], exact.Pair] = {}
         self._offset = bool(self._start.any())
 
     def compute(self, operators: Sequence[Operator]) -> list[Feature]:
         """Compute features, in order."""
         with np.errstate(all="ignore"):  # divisions by zero and overflows become null below
-            return [self._latest(op) if op.function is None else self._aggregate(op) for op in operators]
+            return [self._compute(op) for op in operators]
 
     def newest(self) -> Ints:
         """Return the number of the latest known row of each query; only meaningful where `found`."""
@@ -269,12 +162,54 @@ class Moment:
 
         Of an aggregate the rows of its window, also those whose column is null.
         """
-        if op.function is None:
+        if op.function is None or op.function == SINCE_LAST:
             return self.latest_row(query)
         start = self._start[query]
         known = self._timeline.by_available.rows[start : self._until[query]]
+        if op.function == LAG:
+            event, available = self._timeline.event[known], self._timeline.available[known]
+            return np.sort(known[np.lexsort((known, available, event))[-op.n :]])
         left = self._timeline.by_event.rows[start : self._left_window(op.window)[query]]
         return np.setdiff1d(known, left)
+
+    def _compute(self, op: Operator) -> Feature:
+        if op.function is None:
+            return self._latest(op)
+        if op.function == SINCE_LAST:
+            return self._since_last()
+        if op.function in (LAG, _LAST, _FIRST):
+            return self._picked(op)
+        return self._aggregate(op)
+
+    def _since_last(self) -> Feature:
+        values = np.full(len(self._cutoff), np.nan)
+        found = self.found
+        values[found] = (self._cutoff[found] - self._timeline.event[self.newest()[found]]) / 1e6
+        return Feature(values, np.where(found, _PRESENT, _NOT_FOUND).astype(np.uint8))
+
+    def _picked(self, op: Operator) -> Feature:
+        """Take the column's value of one row: the nth newest, or the newest or oldest of a window with a value."""
+        timeline = self._timeline
+        column = timeline.column(op.column)
+        is_text = column.dtype == object
+        values = np.full(len(self._cutoff), None if is_text else np.nan, dtype=object if is_text else np.float64)
+        status = np.where(self.found, _NULL, _NOT_FOUND).astype(np.uint8)
+        asked = np.flatnonzero(self.found)
+        if op.function == _FIRST:
+            row = timeline.first_known(op.column, self._left_window(op.window)[asked], self._cutoff[asked])
+        elif op.function == _LAST:
+            row = timeline.newest_known(1, op.column)[self._until[asked] - 1]
+        else:
+            row = timeline.newest_known(op.n)[self._until[asked] - 1]
+        mine = (row >= 0) & (timeline.entity[row] == self._entity[asked])
+        if op.function == _LAST:
+            mine &= timeline.event[row] > self._cutoff[asked] - op.window
+        asked, row = asked[mine], row[mine]
+        picked = column[row]
+        present = ~missing(picked)
+        values[asked[present]] = picked[present]
+        status[asked[present]] = _PRESENT
+        return Feature(values, status)
 
     def _latest(self, op: Operator) -> Feature:
         column = self._timeline.column(op.column)
@@ -283,7 +218,7 @@ class Moment:
         status = np.full(len(self._cutoff), _NOT_FOUND, dtype=np.uint8)
         row = self.newest()[self.found]
         picked = column[row]
-        null = _missing(picked)
+        null = missing(picked)
         state = np.where(null, _NULL, _PRESENT).astype(np.uint8)
         if not is_text:
             picked = np.where(null, np.nan, picked)
@@ -305,11 +240,17 @@ class Moment:
     def _value(self, op: Operator) -> npt.NDArray[np.float64]:
         if op.function in (_MIN, _MAX):
             return self._extreme(op, least=op.function == _MIN)
+        if op.function == _DISTINCT:
+            return self._distinct(op)
         count = self._count(op).astype(np.float64)
         if op.function == _COUNT:
             return count
+        if op.function == _RATE:
+            return count * (op.per / op.window)
         if op.function == _SHARE_ABOVE:
             return self._count(op, above=op.threshold) / count
+        if op.function == _SHARE_EQUALS:
+            return self._count(op, equals=op.equals) / count
         if op.function == _SUM:
             return np.where(count > 0, self._sum(op).high, np.nan)
         if op.function == _MEAN:
@@ -327,10 +268,10 @@ class Moment:
             self._left[window] = np.where(self._known, left, self._start)
         return self._left[window]
 
-    def _count(self, op: Operator, above: float | None = None) -> Ints:
-        key = op.column, op.window, above
+    def _count(self, op: Operator, above: float | None = None, equals: str | None = None) -> Ints:
+        key = op.column, op.window, above, equals
         if key not in self._counts:
-            known, left = self._timeline.counts(op.column, op.window, above)
+            known, left = self._timeline.counts(op.column, op.window, above, equals)
             count: Ints = known[self._until] - left[self._left_window(op.window)]
             if self._offset:
                 count = count - (known[self._start] - left[self._start])
@@ -349,21 +290,40 @@ class Moment:
         return self._sums[key]
 
     def _extreme(self, op: Operator, least: bool) -> npt.NDArray[np.float64]:
-        numbers = self._timeline.numbers(op.column, op.window)
-        rows = self._timeline.by_event.rows
-        numbers, available = numbers[rows], self._timeline.available[rows]
+        numbers = self._timeline.numbers(op.column, op.window)[self._timeline.by_event.rows]
         neutral = np.inf if least else -np.inf
-        first = self._left_window(op.window)
-        width = self._timeline.by_event.until(self._entity, self._cutoff) - first
-        values = np.full(len(first), np.nan)
+        values = np.full(len(self._cutoff), np.nan)
+        for chunk, starts, places, known in self._windows(op.window):
+            found = np.where(known & ~np.isnan(numbers[places]), numbers[places], neutral)
+            values[chunk] = np.minimum.reduceat(found, starts) if least else np.maximum.reduceat(found, starts)
+        return values
+
+    def _distinct(self, op: Operator) -> npt.NDArray[np.float64]:
+        codes = self._timeline.codes(op.column)
+        different = int(codes.max(initial=-1)) + 1
+        codes = codes[self._timeline.by_event.rows]
+        values = np.zeros(len(self._cutoff))
+        for chunk, starts, places, known in self._windows(op.window):
+            query = np.repeat(np.arange(len(chunk)), np.diff(np.append(starts, len(places))))
+            counted = known & (codes[places] >= 0)
+            pairs = np.unique(query[counted] * different + codes[places[counted]])
+            values[chunk] = np.bincount(pairs // max(different, 1), minlength=len(chunk))
+        return values
+
+    def _windows(self, window: int) -> Iterator[tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]]:
+        """Yield queries with the places of their windows in the order by event time, and which rows there are known.
+
+        With the queries comes where the places of each begin. Cut by total width, so that memory is bounded whatever
+        the windows hold.
+        """
+        by_event = self._timeline.by_event
+        available = self._timeline.available[by_event.rows]
+        first = self._left_window(window)
+        width = by_event.until(self._entity, self._cutoff) - first
         asked = np.flatnonzero(self._known & (width > 0))
-        # Cut by total width, so that memory is bounded whatever the windows hold.
         groups = np.cumsum(width[asked]) // _CHUNK_ROWS
         for chunk in np.split(asked, np.flatnonzero(np.diff(groups)) + 1) if len(asked) else ():
             ends = np.cumsum(width[chunk])
             starts = ends - width[chunk]
-            index = np.arange(ends[-1]) + np.repeat(first[chunk] - starts, width[chunk])
-            counted = (available[index] <= np.repeat(self._cutoff[chunk], width[chunk])) & ~np.isnan(numbers[index])
-            found = np.where(counted, numbers[index], neutral)
-            values[chunk] = np.minimum.reduceat(found, starts) if least else np.maximum.reduceat(found, starts)
-        return values
+            places = np.arange(ends[-1]) + np.repeat(first[chunk] - starts, width[chunk])
+            yield chunk, starts, places, available[places] <= np.repeat(self._cutoff[chunk], width[chunk])

@@ -197,3 +197,14 @@ def _remedy(kind: pa.DataType, target: int) -> str:
     if target == FieldType.FIELD_TYPE_TIMESTAMP:
         return "parse it to timestamps with a zone before sending"
     return "convert it before sending, or declare the field in this type"
+
+
+def field_of(dataset: Dataset, column: str) -> Field | None:
+    """Return the declaration of a column, None when there is none."""
+    return next((field for field in dataset.fields if field.name == column), None)
+
+
+def unknown(column: str, dataset: Dataset) -> str:
+    """Say that a dataset has no such column, and which one may have been meant."""
+    hint = did_you_mean(column, [field.name for field in dataset.fields])
+    return f"{dataset.name} has no field {column!r}{hint}"

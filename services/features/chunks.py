@@ -65,10 +65,12 @@ def forgettable(layout: Layout, chunks: Sequence[Chunk]) -> list[int]:
         # Only the latest row of a static dataset is ever read.
         return [chunk.number for chunk in chunks[:-1]]
     horizon = max(chunk.max_available for chunk in chunks) - MARGIN
-    # What is known for sure at the horizon: the newest event of a chunk of which every row was available.
-    known = max((chunk.max_event for chunk in chunks if chunk.max_available <= horizon), default=None)
-    if known is None:
+    # What is known for sure at the horizon: chunks of which every row was available. Each has a row as new as its
+    # newest event, so that as many of them as lags look back make up for what is forgotten.
+    events = sorted((chunk.max_event for chunk in chunks if chunk.max_available <= horizon), reverse=True)
+    if len(events) < layout.lag:
         return []
+    known = events[layout.lag - 1]
     # The last one stays, so that numbers only grow.
     return [
         chunk.number

@@ -86,19 +86,21 @@ def _rows(artifacts: ArtifactStore, asked: Asked) -> Iterator[_Found]:
     key = _key(asked)
     if key is None:
         return
-    windows = [operator(feature).window for feature in wanted_features(asked.wanted, asked.view)]
-    begin = asked.cutoff - max(windows, default=0)
-    newest: int | None = None
+    operators = [operator(feature) for feature in wanted_features(asked.wanted, asked.view)]
+    begin = asked.cutoff - max((op.window for op in operators), default=0)
+    most = max((op.n for op in operators), default=1)
+    # Event times of the latest known rows, as many as lags look back, the newest last.
+    latest: list[int] = []
     for batch in sorted(asked.batches, key=_newest_first, reverse=True):
         if not asked.dataset.event_time:
             # Of a static table only the entity's last row counts, and later batches were looked at before.
-            if newest is not None:
+            if latest:
                 return
         elif batch.min_event is not None and batch.max_event is not None:
             if batch.min_event > asked.cutoff:
                 continue
-            if newest is not None and batch.max_event <= begin and batch.max_event < newest:
-                # No window reaches this far back, nor do those that follow, and a later row is known.
+            if len(latest) == most and batch.max_event <= begin and batch.max_event < latest[0]:
+                # No window reaches this far back, nor do those that follow, and enough later rows are known.
                 return
         table = read_parquet(artifacts.path(batch.digest), _columns(asked))
         mask = None
@@ -110,8 +112,7 @@ def _rows(artifacts: ArtifactStore, asked: Asked) -> Iterator[_Found]:
             table = table.take(numbers)
             event, available = times(table, asked.dataset)
             known = event[available <= asked.cutoff]
-            if len(known):
-                newest = int(known.max()) if newest is None else max(newest, int(known.max()))
+            latest = sorted([*latest, *known.tolist()])[-most:]
             yield _Found(batch, numbers.to_pylist(), table)
 
 

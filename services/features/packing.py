@@ -22,11 +22,12 @@ from tabular.operators import Rows, operator
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns that a view keeps, and its longest window in microseconds."""
+    """The columns that a view keeps, its longest window in microseconds and how many rows its lags look back."""
 
     numbers: tuple[str, ...]
     texts: tuple[str, ...]
     longest_window: int
+    lag: int = 1
 
     @property
     def width(self) -> int:
@@ -51,7 +52,8 @@ def layout_of(view: FeatureView, dataset: Dataset) -> Layout:
     columns = sorted({op.column for op in operators if op.column})
     texts = tuple(name for name in columns if _is_text(dataset, name))
     numbers = tuple(name for name in columns if name not in texts)
-    return Layout(numbers, texts, max((op.window for op in operators), default=0))
+    longest, lag = max((op.window for op in operators), default=0), max((op.n for op in operators), default=1)
+    return Layout(numbers, texts, longest, lag)
 
 
 def pack(layout: Layout, dataset: Dataset, table: pa.Table) -> tuple[npt.NDArray[np.int64], list[bytes]]:

@@ -10,10 +10,11 @@ from lineal.api.features.v1.feature_view_pb2 import AggregateFunction
 from services.features import chunks
 from services.features.chunks import Chunk, forgettable, grown
 from services.features.packing import Layout, unpack
-from tabular.operators import STATIC_TIME, Operator, Timeline
+from tabular.operators import LAG, SINCE_LAST, STATIC_TIME, Operator, Timeline
 
 WINDOW = 12
 LAYOUT = Layout(numbers=("x",), texts=(), longest_window=WINDOW)
+LAGGED = Layout(numbers=("x",), texts=(), longest_window=WINDOW, lag=3)
 OPERATORS = [
     Operator("n", "", AggregateFunction.AGGREGATE_FUNCTION_COUNT, WINDOW),
     Operator("m", "x", AggregateFunction.AGGREGATE_FUNCTION_MEAN, WINDOW),
@@ -21,6 +22,11 @@ OPERATORS = [
     Operator("hi", "x", AggregateFunction.AGGREGATE_FUNCTION_MAX, WINDOW),
     Operator("last", "x", None),
     Operator("fresh", "x", None, max_age=7),
+    Operator("third", "x", LAG, n=3),
+    Operator("since", "", SINCE_LAST),
+    Operator("first", "x", AggregateFunction.AGGREGATE_FUNCTION_FIRST, WINDOW),
+    Operator("end", "x", AggregateFunction.AGGREGATE_FUNCTION_LAST, 5),
+    Operator("kinds", "x", AggregateFunction.AGGREGATE_FUNCTION_DISTINCT, WINDOW),
 ]
 
 Row = tuple[int, int, float]
@@ -36,7 +42,8 @@ def records(rows: list[Row]) -> npt.NDArray[np.int64]:
 class State:
     """An entity's chunks as a store would keep them."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self.chunks: dict[int, Chunk] = {}
 
     def add(self, rows: list[Row]) -> None:
@@ -45,7 +52,7 @@ class State:
             self.chunks[number] = Chunk(
                 number, packed.rows, packed.max_event, packed.max_available, packed.numbers, packed.texts
             )
-        for number in forgettable(LAYOUT, list(self.chunks.values())):
+        for number in forgettable(self.layout, list(self.chunks.values())):
             del self.chunks[number]
 
     def timeline(self) -> Timeline:
@@ -65,7 +72,7 @@ def test_forgetting_changes_no_answer_from_the_horizon_on(
     if in_order:
         flat = sorted((r for batch in batches for r in batch), key=lambda r: r[0] + r[1])
         batches = [flat[start : start + 5] for start in range(0, len(flat), 5)]
-    state, everything = State(), []
+    state, everything = State(LAGGED), []
     for batch in batches:
         state.add(batch)
         everything += batch
@@ -84,10 +91,21 @@ def test_forgetting_changes_no_answer_from_the_horizon_on(
 def test_rows_long_past_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 4)
     monkeypatch.setattr(chunks, "MARGIN", 6)
-    state = State()
+    state = State(LAYOUT)
     for event in range(500):
         state.add([(event, 0, 1.0)])
     assert sum(chunk.rows for chunk in state.chunks.values()) < WINDOW + 6 + 3 * 4
+
+
+def test_lags_keep_as_many_known_chunks_as_they_look_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(chunks, "MARGIN", 6)
+    state = State(Layout(numbers=("x",), texts=(), longest_window=0, lag=5))
+    for event in range(500):
+        state.add([(event, 0, float(event))])
+    assert len(state.chunks) <= 5 + 3
+    fifth = state.timeline().at(np.zeros(1, dtype=np.int64), np.array([499])).compute([Operator("f", "x", LAG, n=5)])[0]
+    assert fifth.values.tolist() == [495.0]
 
 
 def test_of_a_static_dataset_only_the_newest_chunk_is_kept() -> None:

@@ -3,7 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from lineal.api.features.v1.feature_set_pb2 import ColumnType, FeatureSet
-from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.features.v1.feature_view_pb2 import Aggregate, FeatureView, Lag
+from lineal.api.features.v1.feature_view_pb2 import AggregateFunction as FN
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Sensitivity
 from tabular import definitions
 from tests.unit.tabular.declarations import ends, feature_set, trips, view
@@ -66,12 +67,47 @@ def test_a_wrong_dataset_is_named_by_path(change: Callable[[Dataset], None], pat
         (lambda v: setattr(v.features[2].latest, "column", "told"), "features[2].latest.column"),
         (lambda v: v.features[2].ClearField("latest"), "features[2]"),
         (lambda v: setattr(v.features[2], "name", "n"), "features[2].name"),
+        (
+            lambda v: setattr(v.features[1].aggregate, "function", FN.AGGREGATE_FUNCTION_RATE),
+            "features[1].aggregate.per",
+        ),
+        (lambda v: v.features[1].aggregate.per.FromSeconds(1), "features[1].aggregate.per"),
+        (lambda v: setattr(v.features[1].aggregate, "equals", "a"), "features[1].aggregate.equals"),
+        (
+            lambda v: setattr(v.features[1].aggregate, "function", FN.AGGREGATE_FUNCTION_SHARE_EQUALS),
+            "features[1].aggregate.equals",
+        ),
+        (lambda v: setattr(v.features[1].lag, "n", 2), "features[1].lag.column"),
+        (lambda v: setattr(v.features[1].lag, "n", 33), "features[1].lag.n"),
     ],
 )
 def test_a_wrong_view_is_named_by_path(change: Callable[[FeatureView], None], path: str) -> None:
     wrong = view()
     change(wrong)
     assert path in [v.field for v in definitions.view_violations(wrong, ends())]
+
+
+def test_texts_are_picked_counted_and_compared() -> None:
+    declared = view()
+    for function in (FN.AGGREGATE_FUNCTION_LAST, FN.AGGREGATE_FUNCTION_DISTINCT, FN.AGGREGATE_FUNCTION_SHARE_EQUALS):
+        aggregate = Aggregate(function=function, column="weather", window=declared.features[0].aggregate.window)
+        declared.features.add(name=f"w{function}", aggregate=aggregate)
+    declared.features.add(name="before").lag.MergeFrom(Lag(column="weather", n=2))
+    declared.features.add(name="idle").since_last.SetInParent()
+    assert not definitions.view_violations(declared, ends())
+    columns = definitions.columns_of(feature_set(), DATASETS, {"driver-delays": declared})
+    texts = [column.name for column in columns if column.type == ColumnType.COLUMN_TYPE_CATEGORICAL]
+    assert texts == ["driver_delays_weather", "driver_delays_w8", "driver_delays_before"]
+
+
+def test_lags_and_times_need_event_times() -> None:
+    static = ends()
+    static.event_time = static.available_time = ""
+    declared = FeatureView(name="v", dataset="ends", entity_keys=["driver"])
+    declared.features.add(name="before").lag.MergeFrom(Lag(column="weather", n=2))
+    declared.features.add(name="idle").since_last.SetInParent()
+    found = definitions.view_violations(declared, static)
+    assert [v.field for v in found] == ["features[0].lag", "features[1].since_last"]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,18 @@ class _AggregateFunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Agg
     """Greatest value; null over no values."""
     AGGREGATE_FUNCTION_SHARE_ABOVE: _AggregateFunction.ValueType  # 7
     """Share of values above `threshold`; null over no values."""
+    AGGREGATE_FUNCTION_LAST: _AggregateFunction.ValueType  # 8
+    """Value of the newest row whose column is not null (by event time, then available time, then log position); null over
+    no values.
+    """
+    AGGREGATE_FUNCTION_FIRST: _AggregateFunction.ValueType  # 9
+    """Value of the oldest row whose column is not null, in the same order; null over no values."""
+    AGGREGATE_FUNCTION_DISTINCT: _AggregateFunction.ValueType  # 10
+    """Number of distinct values, counted exactly; null is no value."""
+    AGGREGATE_FUNCTION_RATE: _AggregateFunction.ValueType  # 11
+    """What COUNT counts, per `per` of the whole window; an entity younger than the window is averaged over it all the same."""
+    AGGREGATE_FUNCTION_SHARE_EQUALS: _AggregateFunction.ValueType  # 12
+    """Share of values that are `equals`; null over no values."""
 
 class AggregateFunction(_AggregateFunction, metaclass=_AggregateFunctionEnumTypeWrapper):
     """What an aggregate computes over the rows of its window."""
@@ -62,6 +74,18 @@ AGGREGATE_FUNCTION_MAX: AggregateFunction.ValueType  # 6
 """Greatest value; null over no values."""
 AGGREGATE_FUNCTION_SHARE_ABOVE: AggregateFunction.ValueType  # 7
 """Share of values above `threshold`; null over no values."""
+AGGREGATE_FUNCTION_LAST: AggregateFunction.ValueType  # 8
+"""Value of the newest row whose column is not null (by event time, then available time, then log position); null over
+no values.
+"""
+AGGREGATE_FUNCTION_FIRST: AggregateFunction.ValueType  # 9
+"""Value of the oldest row whose column is not null, in the same order; null over no values."""
+AGGREGATE_FUNCTION_DISTINCT: AggregateFunction.ValueType  # 10
+"""Number of distinct values, counted exactly; null is no value."""
+AGGREGATE_FUNCTION_RATE: AggregateFunction.ValueType  # 11
+"""What COUNT counts, per `per` of the whole window; an entity younger than the window is averaged over it all the same."""
+AGGREGATE_FUNCTION_SHARE_EQUALS: AggregateFunction.ValueType  # 12
+"""Share of values that are `equals`; null over no values."""
 Global___AggregateFunction: _TypeAlias = AggregateFunction  # noqa: Y015
 
 @_typing.final
@@ -102,15 +126,23 @@ class Aggregate(_message.Message):
     COLUMN_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
+    EQUALS_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
     function: Global___AggregateFunction.ValueType
     """What it computes."""
     column: _builtins.str
-    """Column of the dataset; may be empty for COUNT."""
+    """Column of the dataset; may be empty for COUNT and RATE."""
     threshold: _builtins.float
     """Bound of SHARE_ABOVE."""
+    equals: _builtins.str
+    """Value of SHARE_EQUALS as text: of a number its decimal, of a bool `true` or `false`."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """How far it looks back; above 0."""
+
+    @_builtins.property
+    def per(self) -> _duration_pb2.Duration:
+        """Unit of time of RATE; above 0."""
 
     def __init__(
         self,
@@ -119,14 +151,59 @@ class Aggregate(_message.Message):
         column: _builtins.str = ...,
         window: _duration_pb2.Duration | None = ...,
         threshold: _builtins.float = ...,
+        equals: _builtins.str = ...,
+        per: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["per", b"per", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "function", b"function", "threshold", b"threshold", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "equals", b"equals", "function", b"function", "per", b"per", "threshold", b"threshold", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
+
+@_typing.final
+class Lag(_message.Message):
+    """The column's value in the nth latest row that may be known, whatever its age; null where the entity has fewer rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """Column of the dataset."""
+    n: _builtins.int
+    """Which row, 1 to 32: 1 is the latest, 2 the one before it."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        n: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "n", b"n"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lag: _TypeAlias = Lag  # noqa: Y015
+
+@_typing.final
+class SinceLast(_message.Message):
+    """Seconds from the event time of the latest row that may be known to the cut-off; null where there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SinceLast: _TypeAlias = SinceLast  # noqa: Y015
 
 @_typing.final
 class Feature(_message.Message):
@@ -137,6 +214,8 @@ class Feature(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     LATEST_FIELD_NUMBER: _builtins.int
     AGGREGATE_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    SINCE_LAST_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the view."""
@@ -150,19 +229,29 @@ class Feature(_message.Message):
     def aggregate(self) -> Global___Aggregate:
         """An aggregate over a window."""
 
+    @_builtins.property
+    def lag(self) -> Global___Lag:
+        """The nth latest value."""
+
+    @_builtins.property
+    def since_last(self) -> Global___SinceLast:
+        """Time since the latest row."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         latest: Global___Latest | None = ...,
         aggregate: Global___Aggregate | None = ...,
+        lag: Global___Lag | None = ...,
+        since_last: Global___SinceLast | None = ...,
         description: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregate", b"aggregate", "kind", b"kind", "latest", b"latest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregate", b"aggregate", "kind", b"kind", "lag", b"lag", "latest", b"latest", "since_last", b"since_last"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate", b"aggregate", "description", b"description", "kind", b"kind", "latest", b"latest", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate", b"aggregate", "description", b"description", "kind", b"kind", "lag", b"lag", "latest", b"latest", "name", b"name", "since_last", b"since_last"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["latest", "aggregate"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["latest", "aggregate", "lag", "since_last"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -1,0 +1,76 @@
+"""Find rows in the orders of time that features are cut by: sorted once, searched by arrays of queries."""
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+class Order:
+    """Rows sorted by entity and one of the times, searchable by both at once."""
+
+    def __init__(self, entity: Ints, time: Ints, single: bool) -> None:
+        self._single = single
+        # Ranks rather than times, so that entity and time fit one integer whatever the span of time.
+        self._times = np.sort(time) if single else np.unique(time)
+        self._base = len(self._times) + 1
+        keys = time if single else entity * self._base + np.searchsorted(self._times, time)
+        self.rows = np.argsort(keys, kind="stable")
+        self._keys = self._times if single else keys[self.rows]
+
+    def until(self, entity: Ints, time: Ints) -> Ints:
+        """Count the rows sorted at or before each entity and time."""
+        if self._single:
+            return np.searchsorted(self._keys, time, side="right")
+        rank = np.searchsorted(self._times, time, side="right") - 1
+        return np.searchsorted(self._keys, entity * self._base + rank, side="right")
+
+    def start(self, entity: Ints) -> Ints:
+        """Count the rows of all entities before each."""
+        if self._single:
+            return np.zeros(len(entity), dtype=np.int64)
+        return np.searchsorted(self._keys, entity * self._base, side="left")
+
+
+def running_greatest(ranks: Ints, n: int) -> Ints:
+    """Return, for each place, the nth greatest of the distinct ranks so far, -1 before there are so many.
+
+    Each place passes on the lesser of what comes in and what was greatest: the nth greatest is the greatest of what the
+    first n - 1 passed on.
+    """
+    for _ in range(n - 1):
+        greatest = np.maximum.accumulate(ranks)
+        ranks = np.minimum(ranks, np.concatenate((np.full(min(len(ranks), 1), -1), greatest[:-1])))
+    found: Ints = np.maximum.accumulate(ranks)
+    return found
+
+
+class Earliest:
+    """The first place, from a given one on, whose value is at most a bound: a tree of minima, exact in log time."""
+
+    def __init__(self, values: Ints) -> None:
+        self._levels: list[Ints] = [values]
+        greatest = np.iinfo(np.int64).max
+        while len(self._levels[-1]) > 1:
+            below = self._levels[-1]
+            padded = np.append(below, greatest) if len(below) % 2 else below
+            self._levels.append(np.minimum(padded[::2], padded[1::2]))
+
+    def at_most(self, start: Ints, bound: Ints) -> Ints:
+        """Return the first places; the number of values where there is none."""
+        place = start.copy()
+        reached = np.full(len(start), -1, dtype=np.int64)
+        open_ = np.arange(len(start))
+        for height, minima in enumerate(self._levels):
+            # A node that misses passes on to its parent, or to its parent's neighbour where it was the last child.
+            open_ = open_[place[open_] < len(minima)]
+            hit = minima[place[open_]] <= bound[open_]
+            reached[open_[hit]] = height
+            open_ = open_[~hit]
+            place[open_] = (place[open_] + 1) >> 1
+        for height in range(len(self._levels) - 1, 0, -1):
+            here = np.flatnonzero(reached >= height)
+            left = place[here] << 1
+            place[here] = left + (self._levels[height - 1][left] > bound[here])
+        place[reached < 0] = len(self._levels[0])
+        return place
