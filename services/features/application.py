@@ -16,7 +16,7 @@ from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, declarations, explaining, projections, training
 from services.features.batches import batches
-from services.features.compute import Compute
+from services.features.compute import Compute, Stop
 from services.features.lookup import Cache, Prepared, answer, prepare
 from services.features.online_store import OnlineStore
 from tabular import columns as tabular_columns
@@ -135,6 +135,9 @@ class Features:
         if bounded and wanted.start_time.ToMicroseconds() >= wanted.end_time.ToMicroseconds():
             what = FieldViolation("end_time", "must be after start_time")
             raise RequestInvalid("the time range of a training set is empty", [what])
+        if wanted.HasField("sample_share") and not 0.0 < wanted.sample_share <= 1.0:
+            what = FieldViolation("sample_share", "must be above 0 and at most 1")
+            raise RequestInvalid("no such share of the rows can be taken", [what])
         inputs = projections.inputs_of(request)
         before = await self._tables.query(lambda connection: projections.training_set(connection, inputs=inputs))
         if before is not None:
@@ -148,11 +151,19 @@ class Features:
             response = api.BuildTrainingSetResponse(stage=stage, steps_done=done, steps=steps)
             loop.call_soon_threadsafe(progress.put_nowait, response)
 
-        building = asyncio.create_task(asyncio.to_thread(self._compute.build, plan, report))
+        stop = Stop()
+        building = asyncio.create_task(asyncio.to_thread(self._compute.build, plan, report, stop))
         building.add_done_callback(lambda _: progress.put_nowait(None))
-        while (response := await progress.get()) is not None:
-            yield response
-        built = await building
+        try:
+            while (response := await progress.get()) is not None:
+                yield response
+            built = await building
+        finally:
+            # A client that hung up ends this generator here; the thread must not go on for nobody.
+            if not building.done():
+                building.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                stopping = loop.run_in_executor(None, stop.set)
+                stopping.add_done_callback(lambda ended: ended.exception())
         spine = assembly.dataset_of(plan.sources[registered.feature_set.spine.dataset].declaration)
         manifest = training.manifest(registered, list(spine.row_key), request, built)
         request.training_set_digest = await asyncio.to_thread(self._artifacts.put, manifest)

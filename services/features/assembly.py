@@ -4,6 +4,7 @@ Point-in-time correct on both times: every feature sees only rows available at i
 when its label was available by the time given.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from tabular.parquet import ipc_pieces, read_all, read_parquet
 from tabular.schema import arrow_schema
 
 Ints = npt.NDArray[np.int64]
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 CUTOFF = "cutoff"
 LABEL = "label"
 LABEL_TIME = "label_time"
@@ -48,11 +50,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Range:
-    """Which rows enter, in microseconds; None is no limit."""
+    """Which rows enter: times in microseconds, None is no limit; `share` of them, chosen by the hash of their key."""
 
     start: int | None
     end: int | None
     label_known: int | None
+    share: float = 1.0
 
 
 def dataset_of(declaration: dict[str, Any]) -> Dataset:
@@ -67,10 +70,9 @@ def columns_read(wanted: ViewFeatures, view: FeatureView) -> list[str]:
     return list(dict.fromkeys(op.column for op in operators if op.column))
 
 
-def label_mean(table: pa.Table) -> float:
-    """Return the mean label of a training set; 0 without rows."""
-    labels = table[LABEL].to_numpy()
-    return math.fsum(labels) / len(labels) if len(labels) else 0.0
+def label_sum(table: pa.Table) -> float:
+    """Return the sum of the labels, rounded once."""
+    return math.fsum(table[LABEL].to_numpy())
 
 
 def load(files: Files) -> pa.Table:
@@ -80,11 +82,6 @@ def load(files: Files) -> pa.Table:
     schema = arrow_schema(dataset)
     wanted = pa.schema([schema.field(name) for name in files.columns])
     return read_all([store.path(digest) for digest in files.digests], wanted)
-
-
-def join(parts: Sequence[pa.Table]) -> pa.Table:
-    """Put tables with one schema one under the other."""
-    return pa.concat_tables(parts).combine_chunks()
 
 
 def times(table: pa.Table, dataset: Dataset) -> tuple[Ints, Ints]:
@@ -131,9 +128,18 @@ def spine_of(
         left = left.append_column(CUTOFF, pa.array(cutoff).cast(TIMESTAMP)).filter(pa.array(inside))
     else:
         left = left.append_column(CUTOFF, pa.nulls(left.num_rows, TIMESTAMP))
+    if span.share < 1.0:
+        left = left.filter(pa.array(_sampled([left[name] for name in spine.row_key], span.share)))
     left = _with_label(feature_set.label, label, span, left, right)
     order = [(CUTOFF, "ascending"), *((name, "ascending") for name in spine.row_key)]
     return left.sort_by(order).combine_chunks()
+
+
+def _sampled(row_key: Sequence[pa.ChunkedArray], share: float) -> npt.NDArray[np.bool_]:
+    # SHA-256 of the key's text, so that anyone can tell whether a row is in, whatever else is in the snapshot.
+    bound = int(share * 2**64)
+    first = (hashlib.sha256((key or "").encode()).digest()[:8] for key in keys.encode(row_key))
+    return np.fromiter((int.from_bytes(each, "big") < bound for each in first), dtype=np.bool_)
 
 
 def _with_label(declared: Label, dataset: Dataset, span: Range, left: pa.Table, right: pa.Table) -> pa.Table:
@@ -165,34 +171,21 @@ def _label_values(label: Label, column: pa.ChunkedArray) -> npt.NDArray[np.float
 
 
 def view_features(
-    feature_set: FeatureSet,
-    n: int,
-    view: FeatureView,
-    dataset: Dataset,
-    spine: pa.Table,
-    table: pa.Table,
-    bucket: int,
-    buckets: int,
-) -> tuple[Ints, pa.Table]:
-    """Compute the nth view's features for the spine rows of one bucket of keys; return their numbers and columns."""
+    feature_set: FeatureSet, n: int, view: FeatureView, dataset: Dataset, asked: pa.Table, table: pa.Table
+) -> pa.Table:
+    """Compute the nth view's features for rows of the spine, of which keys and cut-offs are read."""
     wanted = feature_set.view_features[n]
-    asked = [spine[name] for name in spine_keys(wanted, view)]
-    held = [table[name] for name in view.entity_keys]
-    here = np.arange(spine.num_rows)
-    if buckets > 1:
-        here = np.flatnonzero(_bucket(asked, buckets) == bucket)
-        asked = [column.take(here) for column in asked]
-        table = table.filter(pa.array(_bucket(held, buckets) == bucket))
-        held = [table[name] for name in view.entity_keys]
-    query, code = keys.codes(asked, held)
+    query, code = keys.codes(
+        [asked[name] for name in spine_keys(wanted, view)], [table[name] for name in view.entity_keys]
+    )
     keep = code >= 0
     if not keep.all():
         table, code = table.filter(pa.array(keep)), code[keep]
     operators = [operator(feature) for feature in wanted_features(wanted, view)]
     rows = rows_of(table, dataset, code, columns_read(wanted, view))
-    cutoff = np.full(len(here), FOREVER, dtype=np.int64)
-    if spine[CUTOFF].null_count == 0:
-        cutoff = _micros(spine[CUTOFF])[here]
+    cutoff = np.full(len(query), FOREVER, dtype=np.int64)
+    if asked[CUTOFF].null_count == 0:
+        cutoff = _micros(asked[CUTOFF])
     computed = Timeline(rows).at(query, cutoff).compute(operators)
     columns = {
         prefix_of(wanted) + op.name: pa.array(feature.values, type=pa.string())
@@ -200,7 +193,7 @@ def view_features(
         else pa.array(feature.values, from_pandas=True)
         for op, feature in zip(operators, computed, strict=True)
     }
-    return here, pa.table(columns)
+    return pa.table(columns)
 
 
 def finished(
@@ -208,21 +201,19 @@ def finished(
     row_key: Sequence[str],
     entities: Sequence[str],
     columns: Sequence[tuple[str, int]],
-    parts: Sequence[tuple[Ints, pa.Table]],
+    parts: Sequence[pa.Table],
 ) -> pa.Table:
-    """Put keys, cut-off, features and label side by side; `columns` are names and types of the features."""
-    pieces: dict[str, list[tuple[Ints, pa.Table]]] = {}
-    for here, table in parts:
-        for name in table.column_names:
-            pieces.setdefault(name, []).append((here, table))
+    """Put keys, cut-off, features and label side by side.
+
+    `columns` are names and types of the features, `parts` the features of views, row by row those of the spine.
+    """
+    computed = {name: table[name] for table in parts for name in table.column_names}
     arrays: dict[str, pa.ChunkedArray] = {}
     for name in dict.fromkeys([*row_key, *entities, CUTOFF]):
         arrays[name] = spine_table[name]
     for name, kind in columns:
-        if name in pieces:
-            found = pieces[name]
-            order = np.argsort(np.concatenate([here for here, _ in found]), kind="stable")
-            arrays[name] = pa.concat_tables([table.select([name]) for _, table in found])[name].take(order)
+        if name in computed:
+            arrays[name] = computed[name]
         elif name not in arrays:
             numeric = kind == ColumnType.COLUMN_TYPE_NUMERIC
             arrays[name] = spine_table[name].cast(pa.float64()) if numeric else spine_table[name]
@@ -240,10 +231,20 @@ def pieces(paths: Sequence[Path]) -> Iterator[bytes]:
     yield from ipc_pieces(schema, (read_parquet(path, schema) for path in paths))
 
 
-def _bucket(columns: Sequence[pa.ChunkedArray], buckets: int) -> Ints:
-    frame = pd.DataFrame({str(n): column.to_pandas() for n, column in enumerate(columns)})
-    hashed: Ints = (pd.util.hash_pandas_object(frame, index=False).to_numpy() % buckets).astype(np.int64)
-    return hashed
+def buckets_of(columns: Sequence[pa.ChunkedArray], buckets: int) -> Ints:
+    """Return the bucket of each row by its key: equal keys of equal types share one, in any table."""
+    mixed = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        encoded = column.combine_chunks().dictionary_encode()
+        values = encoded.dictionary
+        if pa.types.is_timestamp(values.type):
+            values = values.cast(pa.int64())
+        hashed = pd.util.hash_array(values.to_numpy(zero_copy_only=False), categorize=False)
+        # The last one stands for null, which an index of -1 finds.
+        code = pc.fill_null(encoded.indices, -1).to_numpy()
+        mixed = mixed * _ODD + np.append(hashed, np.uint64(0))[code]
+    bucket: Ints = (mixed % np.uint64(buckets)).astype(np.int64)
+    return bucket
 
 
 def _micros(column: pa.ChunkedArray | pa.Array) -> Ints:

@@ -1,64 +1,67 @@
-"""Run the assembly of a training set on Dask: the one module that imports it.
+"""Run the steps of a training set on Dask: the one module that imports it.
 
-The graph has no shuffle: a task per group of files loads columns, one makes the spine, and a task per view and bucket
-of keys returns feature columns by spine row. Rows reach the workers from the artifact store, never from this process.
+There is no shuffle and no result in a worker's memory: a step reads files and leaves a file, so a lost worker costs the
+steps it was at and nothing else. Rows reach the workers from the artifact store, never from this process.
 """
 
+import math
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import dask
 from dask import distributed
 
 from chassis.artifacts import artifact_store
+from chassis.errors import Unavailable
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
-from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from services.features import assembly
-from services.features.assembly import Files, Range
+from services.features import assembly, steps
+from services.features.assembly import Files
+from services.features.journal import Journal, name_of
 from services.features.settings import Settings
-from tabular.parquet import to_parquet
+from services.features.steps import Built, Held, Place, Plan, Slice, Source
+from tabular.definitions import spine_keys
 
-_FILES_PER_LOAD = 400
-_ROWS_PER_BUCKET = 2_000_000
-_ROWS_PER_FILE = 1_000_000
+# How work is cut, by rows alone: the bytes of a training set must not depend on where it is built.
+_ROWS_PER_LOAD = 1_000_000
+_ROWS_PER_SPINE_BUCKET = 1_500_000
+_ROWS_PER_BUCKET = 6_000_000
+_ROWS_PER_SLICE = 250_000
+# A step that was under way on a killed worker is not to blame for it, unless it happens again and again.
+_LOST_WORKERS_PER_STEP = 10
 
 Progress = Callable[[str, int, int], None]
+Step = tuple[Any, ...]  # a function and its arguments
 
 
-@dataclass(frozen=True)
-class Source:
-    """One snapshot: its declaration as JSON, and its files with their rows."""
-
-    declaration: dict[str, Any]
-    files: list[tuple[str, int]]
-
-    @property
-    def rows(self) -> int:
-        """Count the rows."""
-        return sum(rows for _, rows in self.files)
+class BuildCancelled(Unavailable):
+    """A training set's build was cancelled; a second call goes on where it was left."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to build; messages are bytes, so that any worker can take them."""
+class Stop:
+    """Asks a build to stop."""
 
-    feature_set: bytes
-    views: dict[str, bytes]
-    sources: dict[str, Source]
-    span: Range
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._cancel: Callable[[], None] | None = None
 
+    def set(self) -> None:
+        """Stop: steps that have not begun are not begun."""
+        with self._lock:
+            self._stopped = True
+            if self._cancel is not None:
+                self._cancel()
 
-@dataclass(frozen=True)
-class Built:
-    """What was built: files with their rows, and what the manifest says of the label."""
-
-    files: list[tuple[str, int]]
-    label_mean: float
+    def watch(self, cancel: Callable[[], None] | None) -> None:
+        """Say how what is under way now is cancelled; at once when it was asked for already."""
+        with self._lock:
+            self._cancel = cancel
+            if self._stopped and cancel is not None:
+                cancel()
 
 
 class Compute:
@@ -67,38 +70,26 @@ class Compute:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
+        self._building: dict[str, threading.Lock] = {}
         self._cluster: Any = None
         self._client: Any = None
 
-    def build(self, plan: Plan, progress: Progress) -> Built:
-        """Build a training set; blocks. `progress` hears of the stage, the steps done and the steps in all."""
-        client = self._connected(progress)
-        registered = FeatureSetRegistered.FromString(plan.feature_set)
-        feature_set = registered.feature_set
-        columns = _columns(registered, plan)
-        loaded = {name: self._load(client, source, columns[name]) for name, source in plan.sources.items()}
-        spine = client.submit(
-            _spine, plan, loaded[feature_set.spine.dataset], loaded[feature_set.label.dataset], pure=False
-        )
-        parts: list[Any] = []
-        for n, wanted in enumerate(feature_set.view_features):
-            dataset = FeatureView.FromString(plan.views[wanted.view]).dataset
-            buckets = 1 + plan.sources[dataset].rows // _ROWS_PER_BUCKET
-            parts += [
-                client.submit(_view, plan, n, spine, loaded[dataset], bucket, buckets, pure=False)
-                for bucket in range(buckets)
-            ]
-        stages = {spine.key: "rows and labels"} | {part.key: "features" for part in parts}
-        last = client.submit(_finish, plan, spine, parts, self._settings.artifacts, _cache(), pure=False)
-        stages[last.key] = "training set"
-        done = 0
-        progress("reading snapshots", done, len(stages))
-        for future in distributed.as_completed([spine, *parts, last], loop=client.loop):  # type: ignore[no-untyped-call]
-            future.result()
-            done += 1
-            progress(stages[future.key], done, len(stages))
-        built: Built = last.result()
-        return built
+    def build(self, plan: Plan, progress: Progress, stop: Stop | None = None) -> Built:
+        """Build a training set; blocks. `progress` hears of the stage, the steps done and the steps in all.
+
+        Raises BuildCancelled. What was done before a cancellation or a crash is not done again.
+        """
+        name = name_of(plan)
+        with self._lock:
+            turn = self._building.setdefault(name, threading.Lock())
+        with turn:
+            client = self._connected(progress)
+            artifacts = self._settings.artifacts
+            journal = Journal(self._settings.service_dir / "builds", name, artifacts)
+            place = Place(artifacts, journal.scratch, _cache())
+            built = _Build(client, plan, place, journal, progress, stop or Stop()).run()
+            journal.end()
+            return built
 
     def close(self) -> None:
         """Stop the workers."""
@@ -109,12 +100,10 @@ class Compute:
                 self._cluster.close()
             self._client = self._cluster = None
 
-    def _load(self, client: Any, source: Source, columns: list[str]) -> Any:
-        digests = [digest for digest, _ in source.files]
-        groups = [digests[start : start + _FILES_PER_LOAD] for start in range(0, len(digests), _FILES_PER_LOAD)] or [[]]
-        files = [Files(self._settings.artifacts, _cache(), source.declaration, group, columns) for group in groups]
-        parts = [client.submit(assembly.load, group, pure=False) for group in files]
-        return client.submit(assembly.join, parts, pure=False) if len(parts) > 1 else parts[0]
+    def worker_pids(self) -> list[int]:
+        """Return the processes of the local workers."""
+        with self._lock:
+            return [] if self._cluster is None else [nanny.pid for nanny in self._cluster.workers.values()]
 
     def _connected(self, progress: Progress) -> Any:
         with self._lock:
@@ -123,6 +112,7 @@ class Compute:
             progress("starting workers", 0, 0)
             address = self._settings.dask_scheduler
             if address is None:
+                dask.config.set({"distributed.scheduler.allowed-failures": _LOST_WORKERS_PER_STEP})
                 # Loopback, without the dashboard: whoever reaches a scheduler can run code in its workers. Its health
                 # page takes any free port, or two clusters on a machine would both want 8787.
                 self._cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
@@ -136,8 +126,150 @@ class Compute:
                     local_directory=str(self._settings.service_dir / "dask"),
                 )
             where = self._cluster if address is None else address
-            self._client = distributed.Client(where, set_as_default=False)  # type: ignore[no-untyped-call]
+            self._client = distributed.Client(  # type: ignore[no-untyped-call]
+                where, set_as_default=False, security=_security(self._settings) if address else None
+            )
             return self._client
+
+
+class _Build:
+    """One build under way."""
+
+    def __init__(self, client: Any, plan: Plan, place: Place, journal: Journal, progress: Progress, stop: Stop) -> None:
+        self._client = client
+        self._plan = plan
+        self._place = place
+        self._journal = journal
+        self._progress = progress
+        self._stop = stop
+        self._scratch = artifact_store(place.scratch, Path(place.cache))
+        self._registered = FeatureSetRegistered.FromString(plan.feature_set)
+        self._feature_set = self._registered.feature_set
+        self._columns = columns_needed(self._registered, plan)
+        self._done = 0
+        self._steps = 0
+
+    def run(self) -> Built:
+        spine = self._plan.sources[self._feature_set.spine.dataset]
+        label = self._feature_set.label
+        row_key = list(assembly.dataset_of(spine.declaration).row_key)
+        # Rows of one row key must meet, and so must a row and its label.
+        together = set(label.key) <= set(row_key)
+        buckets = 1 + spine.rows // _ROWS_PER_SPINE_BUCKET
+        of_view = [self._buckets(used.view) for used in self._feature_set.view_features]
+        self._steps = buckets + sum(of_view) + 1 + spine.rows // _ROWS_PER_SLICE
+        self._progress("reading snapshots", 0, self._steps)
+        keys = list(label.key) if together else row_key
+        left = self._held(self._feature_set.spine.dataset, keys, buckets)
+        right = self._held(label.dataset, list(label.key), buckets if together else 1)
+        rows = self._stage(
+            "rows and labels",
+            {f"spine {n}": (steps.spine, self._plan, left, right, n) for n in range(buckets)},
+        )
+        cut = self._cut(rows)
+        wanted: dict[str, Step] = {}
+        for n, used in enumerate(self._feature_set.view_features):
+            view = FeatureView.FromString(self._plan.views[used.view])
+            held = self._held(view.dataset, list(view.entity_keys), of_view[n])
+            for bucket in range(of_view[n]):
+                wanted[f"view {n} {bucket}"] = (steps.features, self._plan, n, held, cut, bucket, of_view[n])
+        found = self._stage("features", wanted)
+        views = [[found[f"view {n} {bucket}"] for bucket in range(count)] for n, count in enumerate(of_view)]
+        finished = self._stage(
+            "training set",
+            {f"slice {n}": (steps.finish, self._plan, n, part, views) for n, part in enumerate(cut)},
+        )
+        files = [(digest, rows) for made, _ in finished.values() for digest, rows in made]
+        count = sum(rows for _, rows in files)
+        return Built(files, math.fsum(labels for _, labels in finished.values()) / count if count else 0.0)
+
+    def _buckets(self, view: str) -> int:
+        dataset = FeatureView.FromString(self._plan.views[view]).dataset
+        most = max(self._plan.sources[dataset].rows, self._plan.sources[self._feature_set.spine.dataset].rows)
+        return 1 + most // _ROWS_PER_BUCKET
+
+    def _held(self, name: str, keys: list[str], buckets: int) -> Held:
+        source = self._plan.sources[name]
+        if buckets == 1:
+            return Held(self._files(name, [digest for digest, _ in source.files]), [])
+        groups = enumerate(_groups(source))
+        wanted = {
+            f"partition {name} {keys} {n}": (steps.partition, self._files(name, group), keys, buckets)
+            for n, group in groups
+        }
+        return Held(self._files(name, []), list(self._stage("reading snapshots", wanted).values()))
+
+    def _files(self, name: str, digests: list[str]) -> Files:
+        declaration = self._plan.sources[name].declaration
+        return Files(self._place.artifacts, self._place.cache, declaration, digests, self._columns[name])
+
+    def _cut(self, rows: Mapping[str, Any]) -> list[Slice]:
+        digests, days = [digest for digest, _ in rows.values()], [days for _, days in rows.values()]
+        parts = [
+            [Slice(digest, *span) for digest, span in zip(digests, spans, strict=True)]
+            for spans in steps.slices(days, _ROWS_PER_SLICE)
+        ]
+        if len(digests) == 1:
+            return [part for (part,) in parts]
+        found = self._stage(
+            "rows and labels", {f"merged {n}": (steps.merged, self._plan, part) for n, part in enumerate(parts)}
+        )
+        counts = [sum(piece.rows for piece in part) for part in parts]
+        return [Slice(digest, 0, count) for digest, count in zip(found.values(), counts, strict=True)]
+
+    def _stage(self, stage: str, wanted: Mapping[str, Step]) -> dict[str, Any]:
+        """Run steps that need nothing of each other; return their results by name, in the order wanted."""
+        results = {name: self._journal.result(name, self._there) for name in wanted}
+        missing = [name for name, result in results.items() if result is None]
+        self._done += len(wanted) - len(missing)
+        self._steps = max(self._steps, self._done + len(missing))
+        futures = {}
+        for name in missing:
+            function, *arguments = wanted[name]
+            futures[self._client.submit(function, self._place, *arguments, pure=False)] = name
+        self._stop.watch(lambda: self._client.cancel(list(futures)))
+        try:
+            for future in distributed.as_completed(list(futures), loop=self._client.loop):  # type: ignore[no-untyped-call]
+                if future.cancelled():
+                    raise BuildCancelled("the build was cancelled; the same call goes on where it was left")
+                results[futures[future]] = future.result()
+                self._journal.record(futures[future], future.result())
+                self._done += 1
+                self._progress(stage, self._done, self._steps)
+        finally:
+            self._stop.watch(None)
+            self._client.cancel(list(futures))
+        return results
+
+    def _there(self, result: Any) -> bool:
+        if isinstance(result, str):
+            return self._scratch.exists(result)
+        first = result[0]
+        return self._scratch.exists(first) if isinstance(first, str) else True
+
+
+def _groups(source: Source) -> Iterator[list[str]]:
+    group: list[str] = []
+    held = 0
+    for digest, rows in source.files:
+        group.append(digest)
+        held += rows
+        if held >= _ROWS_PER_LOAD:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+def _security(settings: Settings) -> Any:
+    if settings.dask_tls_ca is None:
+        return None
+    return distributed.Security(  # type: ignore[no-untyped-call]
+        require_encryption=True,
+        tls_ca_file=str(settings.dask_tls_ca),
+        tls_client_cert=str(settings.dask_tls_certificate),
+        tls_client_key=str(settings.dask_tls_key),
+    )
 
 
 def _cache() -> str:
@@ -145,7 +277,8 @@ def _cache() -> str:
     return str(Path(tempfile.gettempdir()) / "lineal-artifact-cache")
 
 
-def _columns(registered: FeatureSetRegistered, plan: Plan) -> dict[str, list[str]]:
+def columns_needed(registered: FeatureSetRegistered, plan: Plan) -> dict[str, list[str]]:
+    """Return the columns that a build reads, by dataset."""
     feature_set = registered.feature_set
     wanted: dict[str, list[str]] = {name: [] for name in plan.sources}
     spine, label = feature_set.spine.dataset, feature_set.label
@@ -155,39 +288,8 @@ def _columns(registered: FeatureSetRegistered, plan: Plan) -> dict[str, list[str
     for used in feature_set.view_features:
         view = FeatureView.FromString(plan.views[used.view])
         wanted[view.dataset] += [*view.entity_keys, *assembly.columns_read(used, view)]
+        wanted[spine] += spine_keys(used, view)
     for name, source in plan.sources.items():
         declared = assembly.dataset_of(source.declaration)
         wanted[name] += [column for column in (declared.event_time, declared.available_time) if column]
     return {name: list(dict.fromkeys(columns)) for name, columns in wanted.items()}
-
-
-def _spine(plan: Plan, left: pa.Table, right: pa.Table) -> pa.Table:
-    feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
-    spine, label = (_dataset(plan, name) for name in (feature_set.spine.dataset, feature_set.label.dataset))
-    return assembly.spine_of(feature_set, spine, label, plan.span, left, right)
-
-
-def _view(plan: Plan, n: int, spine: pa.Table, table: pa.Table, bucket: int, buckets: int) -> Any:
-    feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
-    view = FeatureView.FromString(plan.views[feature_set.view_features[n].view])
-    dataset = _dataset(plan, view.dataset)
-    return assembly.view_features(feature_set, n, view, dataset, spine, table, bucket, buckets)
-
-
-def _finish(plan: Plan, spine: pa.Table, parts: Sequence[Any], artifacts: str, cache: str) -> Built:
-    registered = FeatureSetRegistered.FromString(plan.feature_set)
-    table = assembly.finished(
-        spine,
-        _dataset(plan, registered.feature_set.spine.dataset).row_key,
-        registered.entity_columns,
-        [(column.name, column.type) for column in registered.columns],
-        parts,
-    )
-    store = artifact_store(artifacts, Path(cache))
-    slices = [table.slice(start, _ROWS_PER_FILE) for start in range(0, max(table.num_rows, 1), _ROWS_PER_FILE)]
-    files = [(store.put(to_parquet(part)), part.num_rows) for part in slices]
-    return Built(files, assembly.label_mean(table))
-
-
-def _dataset(plan: Plan, name: str) -> Dataset:
-    return assembly.dataset_of(plan.sources[name].declaration)

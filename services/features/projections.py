@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -103,7 +104,7 @@ def _put(connection: Connection, table: Table, name: str, version: str, event: E
 
 def inputs_of(built: TrainingSetBuilt) -> str:
     """Return the hash of what a training set is built from, the same for the same inputs."""
-    content = {
+    content: dict[str, Any] = {
         "feature_set": built.feature_set,
         "version": built.feature_set_version,
         "times": [
@@ -113,6 +114,8 @@ def inputs_of(built: TrainingSetBuilt) -> str:
         ],
         "snapshots": dict(built.snapshots),
     }
+    if built.HasField("sample_share"):
+        content["sample_share"] = built.sample_share
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
@@ -196,6 +199,7 @@ def resource(built: TrainingSetBuilt, position: int) -> TrainingSet:
         rows=built.rows,
         label_mean=built.label_mean,
         position=position,
+        sample_share=built.sample_share if built.HasField("sample_share") else None,
     )
 
 

@@ -1,6 +1,9 @@
 """Settings of features."""
 
-from pydantic import Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from chassis.settings import ServiceSettings
@@ -11,7 +14,8 @@ class Settings(ServiceSettings):
 
     `DASK_SCHEDULER` is the address of a Dask scheduler whose workers reach the artifact store; without it the service
     starts `DASK_WORKERS` processes of its own, each limited to `DASK_WORKER_MEBIBYTES`, when the first training set is
-    asked for. `REDIS_URL` keeps online features in Redis instead of the service's database.
+    asked for. `DASK_TLS_CA`, `DASK_TLS_CERTIFICATE` and `DASK_TLS_KEY` are PEM files for a scheduler at `tls://`, all
+    three or none. `REDIS_URL` keeps online features in Redis instead of the service's database.
     """
 
     model_config = SettingsConfigDict(env_prefix="LINEAL_FEATURES_")
@@ -19,4 +23,14 @@ class Settings(ServiceSettings):
     dask_scheduler: str | None = None
     dask_workers: int = Field(default=2, gt=0)
     dask_worker_mebibytes: int = Field(default=1024, ge=256)
+    dask_tls_ca: Path | None = None
+    dask_tls_certificate: Path | None = None
+    dask_tls_key: Path | None = None
     redis_url: str | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        given = [self.dask_tls_ca, self.dask_tls_certificate, self.dask_tls_key]
+        if any(given) and not all(given):
+            raise ValueError("give DASK_TLS_CA, DASK_TLS_CERTIFICATE and DASK_TLS_KEY together")
+        return self

@@ -12,7 +12,7 @@ from chassis.errors import FieldViolation, InvalidArgument, RuleViolated
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
 from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType
 from services.features.assembly import Range
-from services.features.compute import Built, Plan, Source
+from services.features.steps import Built, Plan, Source
 from tabular.schema import did_you_mean
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,6 +41,7 @@ def plan(
             start=_micros(wanted, "start_time"),
             end=_micros(wanted, "end_time"),
             label_known=_micros(wanted, "label_known_time"),
+            share=wanted.sample_share if wanted.HasField("sample_share") else 1.0,
         ),
     )
 
@@ -62,8 +63,10 @@ def snapshots_needed(
 
 def manifest(registered: FeatureSetRegistered, row_key: list[str], wanted: TrainingSetBuilt, built: Built) -> bytes:
     """Return the canonical JSON that a training set's digest is taken from."""
+    sampled = {"sample_share": wanted.sample_share} if wanted.HasField("sample_share") else {}
     return canonical_json(
-        {
+        sampled
+        | {
             "kind": "lineal.training-set",
             "feature_set": wanted.feature_set,
             "feature_set_version": wanted.feature_set_version,

@@ -150,6 +150,7 @@ class TrainingSetBuilt(_message.Message):
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     LABEL_MEAN_FIELD_NUMBER: _builtins.int
+    SAMPLE_SHARE_FIELD_NUMBER: _builtins.int
     training_set_digest: _builtins.str
     """Digest of its manifest."""
     feature_set: _builtins.str
@@ -160,6 +161,8 @@ class TrainingSetBuilt(_message.Message):
     """Rows in it."""
     label_mean: _builtins.float
     """Mean of the label."""
+    sample_share: _builtins.float
+    """Share of the rows that entered, by the hash of their row key; unset is all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Cut-offs from here, inclusive; unset for a static spine."""
@@ -188,11 +191,14 @@ class TrainingSetBuilt(_message.Message):
         snapshots: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         rows: _builtins.int = ...,
         label_mean: _builtins.float = ...,
+        sample_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "label_known_time", b"label_known_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "label_known_time", b"label_known_time", "sample_share", b"sample_share", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "label_mean", b"label_mean", "rows", b"rows", "snapshots", b"snapshots", "start_time", b"start_time", "training_set_digest", b"training_set_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "label_mean", b"label_mean", "rows", b"rows", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time", "training_set_digest", b"training_set_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sample_share: _TypeAlias = _typing.Literal["sample_share"]  # noqa: Y015
+    _WhichOneofArgType__sample_share: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_share) -> _WhichOneofReturnType__sample_share | None: ...
 
 Global___TrainingSetBuilt: _TypeAlias = TrainingSetBuilt  # noqa: Y015

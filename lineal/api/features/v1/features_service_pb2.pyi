@@ -385,6 +385,7 @@ class BuildTrainingSetRequest(_message.Message):
     LABEL_KNOWN_TIME_FIELD_NUMBER: _builtins.int
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
+    SAMPLE_SHARE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of the command."""
     feature_set: _builtins.str
@@ -393,6 +394,10 @@ class BuildTrainingSetRequest(_message.Message):
     """Its version; empty for the newest."""
     min_position: _builtins.int
     """Log position up to which the service must know the log."""
+    sample_share: _builtins.float
+    """Share of the rows that enter, above 0 and at most 1, chosen by the hash of their row key: those whose SHA-256, of the
+    key's text, begins with a number below this share of 2^64. Unset takes all.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Cut-offs from here, inclusive; unset is no limit."""
@@ -420,12 +425,15 @@ class BuildTrainingSetRequest(_message.Message):
         label_known_time: _timestamp_pb2.Timestamp | None = ...,
         snapshots: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         min_position: _builtins.int = ...,
+        sample_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "label_known_time", b"label_known_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "label_known_time", b"label_known_time", "sample_share", b"sample_share", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "min_position", b"min_position", "request_id", b"request_id", "snapshots", b"snapshots", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "min_position", b"min_position", "request_id", b"request_id", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sample_share: _TypeAlias = _typing.Literal["sample_share"]  # noqa: Y015
+    _WhichOneofArgType__sample_share: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_share) -> _WhichOneofReturnType__sample_share | None: ...
 
 Global___BuildTrainingSetRequest: _TypeAlias = BuildTrainingSetRequest  # noqa: Y015
 
@@ -464,6 +472,7 @@ class TrainingSet(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     LABEL_MEAN_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    SAMPLE_SHARE_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Digest of its manifest."""
     feature_set: _builtins.str
@@ -476,6 +485,8 @@ class TrainingSet(_message.Message):
     """Mean of the label."""
     position: _builtins.int
     """Log position of its event."""
+    sample_share: _builtins.float
+    """Share of the rows that entered; unset is all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Cut-offs from here, inclusive."""
@@ -500,12 +511,15 @@ class TrainingSet(_message.Message):
         rows: _builtins.int = ...,
         label_mean: _builtins.float = ...,
         position: _builtins.int = ...,
+        sample_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "sample_share", b"sample_share", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_mean", b"label_mean", "position", b"position", "rows", b"rows", "snapshots", b"snapshots", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "digest", b"digest", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_mean", b"label_mean", "position", b"position", "rows", b"rows", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sample_share: _TypeAlias = _typing.Literal["sample_share"]  # noqa: Y015
+    _WhichOneofArgType__sample_share: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_share) -> _WhichOneofReturnType__sample_share | None: ...
 
 Global___TrainingSet: _TypeAlias = TrainingSet  # noqa: Y015
 

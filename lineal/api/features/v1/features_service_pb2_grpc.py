@@ -135,7 +135,8 @@ class FeaturesServiceServicer(object):
 
     def BuildTrainingSet(self, request, context):
         """Builds a training set from snapshots, streaming progress; the last message holds the result. The same inputs give the
-        same digest; repeating the call answers from the log.
+        same digest; repeating the call answers from the log. A client that hangs up cancels the build; the same call goes on
+        where it was left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,8 @@ class FeaturesServiceStub:
     """Lists feature sets by name, the newest version of each."""
     BuildTrainingSet: _grpc.UnaryStreamMultiCallable[_features_service_pb2.BuildTrainingSetRequest, _features_service_pb2.BuildTrainingSetResponse]
     """Builds a training set from snapshots, streaming progress; the last message holds the result. The same inputs give the
-    same digest; repeating the call answers from the log.
+    same digest; repeating the call answers from the log. A client that hangs up cancels the build; the same call goes on
+    where it was left.
     """
     GetTrainingSet: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.GetTrainingSetRequest, _features_service_pb2.GetTrainingSetResponse]
     """Returns a training set. NOT_FOUND when there is none of that digest."""
@@ -85,7 +86,8 @@ class FeaturesServiceAsyncStub(FeaturesServiceStub):
     """Lists feature sets by name, the newest version of each."""
     BuildTrainingSet: _aio.UnaryStreamMultiCallable[_features_service_pb2.BuildTrainingSetRequest, _features_service_pb2.BuildTrainingSetResponse]  # type: ignore[assignment]
     """Builds a training set from snapshots, streaming progress; the last message holds the result. The same inputs give the
-    same digest; repeating the call answers from the log.
+    same digest; repeating the call answers from the log. A client that hangs up cancels the build; the same call goes on
+    where it was left.
     """
     GetTrainingSet: _aio.UnaryUnaryMultiCallable[_features_service_pb2.GetTrainingSetRequest, _features_service_pb2.GetTrainingSetResponse]  # type: ignore[assignment]
     """Returns a training set. NOT_FOUND when there is none of that digest."""
@@ -154,7 +156,8 @@ class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_service_pb2.BuildTrainingSetResponse], _abc.AsyncIterator[_features_service_pb2.BuildTrainingSetResponse]]:
         """Builds a training set from snapshots, streaming progress; the last message holds the result. The same inputs give the
-        same digest; repeating the call answers from the log.
+        same digest; repeating the call answers from the log. A client that hangs up cancels the build; the same call goes on
+        where it was left.
         """
 
     @_abc_1.abstractmethod

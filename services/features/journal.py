@@ -1,0 +1,69 @@
+"""What of a build is done: results of steps by name, kept until the build ends, so that a second call goes on."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from services.features.steps import Plan
+
+# Part of a build's name: results of steps that worked differently are not taken over.
+_STEPS = 1
+
+
+def name_of(plan: Plan) -> str:
+    """Return the name of a build, the same for the same inputs."""
+    declared = [plan.feature_set.hex(), {name: view.hex() for name, view in plan.views.items()}]
+    sources = {name: [source.declaration, source.files] for name, source in plan.sources.items()}
+    span = [plan.span.start, plan.span.end, plan.span.label_known, plan.span.share]
+    return hashlib.sha256(json.dumps([_STEPS, declared, sources, span], sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """The results of one build in a file of the service, and the store of what they name."""
+
+    def __init__(self, folder: Path, name: str, artifacts: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{name}.jsonl"
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        if not lines:
+            # A name of its own: another instance of the service may build the same.
+            lines = [json.dumps(str(uuid.uuid4()))]
+            self._path.write_text(lines[0] + "\n", encoding="utf-8")
+        self.scratch = f"{artifacts}/builds/{json.loads(lines[0])}"
+        self._results: dict[str, Any] = {}
+        for line in lines[1:]:
+            try:
+                step, result = json.loads(line)
+            except ValueError:
+                break  # cut short when the service died; what follows was never acknowledged
+            self._results[step] = result
+
+    def result(self, step: str, there: Callable[[Any], bool]) -> Any:
+        """Return the result of a step, None where there is none or what it names is gone."""
+        found = self._results.get(step)
+        return found if found is not None and there(found) else None
+
+    def record(self, step: str, result: Any) -> None:
+        """Write down what a step returned."""
+        self._results[step] = result
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([step, result]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def end(self) -> None:
+        """Forget the build and remove the results of its steps."""
+        if "://" in self.scratch:
+            store, root = fsspec.core.url_to_fs(self.scratch)
+            if store.exists(root):
+                store.rm(root, recursive=True)
+        else:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        self._path.unlink(missing_ok=True)

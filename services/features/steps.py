@@ -1,0 +1,222 @@
+"""The steps of building a training set: what Dask's workers run, each alone and each repeatable.
+
+    partition  rows of some files, by bucket of keys     (only for what is too large for one task)
+    spine      keys, cut-offs and labels of one bucket, in order
+    merged     one slice of time of all spine buckets     (only where there are several)
+    features   one view's features of one bucket of keys, by slice
+    finish     the Parquet files of one slice
+
+A step reads artifacts and results of earlier steps by digest, and returns plain JSON values, so that a result can be
+written down and a build can go on where it was left. How rows are cut depends on the numbers of rows alone, never on
+the cluster: the same inputs give the same bytes on any number of workers.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from chassis.artifacts import ArtifactStore, artifact_store
+from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
+from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from services.features import assembly, scratch
+from services.features.assembly import CUTOFF, Files, Range
+from tabular.definitions import spine_keys
+from tabular.parquet import to_parquet
+
+_DAY = 86_400_000_000
+_ROWS_PER_FILE = 1_000_000
+POSITION = "__position"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One snapshot: its declaration as JSON, and its files with their rows."""
+
+    declaration: dict[str, Any]
+    files: list[tuple[str, int]]
+
+    @property
+    def rows(self) -> int:
+        """Count the rows."""
+        return sum(rows for _, rows in self.files)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build; messages are bytes, so that any worker can take them."""
+
+    feature_set: bytes
+    views: dict[str, bytes]
+    sources: dict[str, Source]
+    span: Range
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built: files with their rows, and what the manifest says of the label."""
+
+    files: list[tuple[str, int]]
+    label_mean: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where workers find artifacts, where they put results of steps, and where copies of remote ones go."""
+
+    artifacts: str
+    scratch: str
+    cache: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where rows of a dataset lie: in files of a snapshot, or, once cut into buckets, in results of `partition`."""
+
+    files: Files
+    parts: list[str]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of the spine that follow each other: a range of a result."""
+
+    digest: str
+    first: int
+    rows: int
+
+
+def partition(place: Place, files: Files, keys: Sequence[str], buckets: int) -> str:
+    """Cut rows of files into buckets of keys, one table each."""
+    table = assembly.load(files)
+    bucket = assembly.buckets_of([table[name] for name in keys], buckets)
+    return scratch.write(_scratch(place), (table.filter(pa.array(bucket == n)) for n in range(buckets)))
+
+
+def spine(place: Place, plan: Plan, left: Held, right: Held, bucket: int) -> tuple[str, list[tuple[int, int]]]:
+    """Make the rows that enter, of one bucket; return with the result how many there are of each day, in order."""
+    feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
+    of_spine, of_label = (dataset(plan, name) for name in (feature_set.spine.dataset, feature_set.label.dataset))
+    table = assembly.spine_of(
+        feature_set, of_spine, of_label, plan.span, _rows(place, left, bucket), _rows(place, right, bucket)
+    )
+    days = [(0, table.num_rows)]
+    if of_spine.event_time:
+        day, rows = np.unique(table[CUTOFF].cast(pa.int64()).to_numpy() // _DAY, return_counts=True)
+        days = list(zip(day.tolist(), rows.tolist(), strict=True))
+    return scratch.write(_scratch(place), [table]), days
+
+
+def slices(days: Sequence[Sequence[tuple[int, int]]], most: int) -> list[list[tuple[int, int]]]:
+    """Cut spine buckets, in whole days, into slices of `most` rows or of one day; return the ranges of each bucket."""
+    rows: Counter[int] = Counter()
+    for bucket in days:
+        rows.update(dict(bucket))
+    last_days: list[int] = []
+    held = 0
+    for day, count in sorted(rows.items()):
+        if not last_days or held + count > most:
+            last_days.append(day)
+            held = 0
+        last_days[-1] = day
+        held += count
+    found: list[list[tuple[int, int]]] = [[] for _ in last_days or [0]]
+    for bucket in days:
+        ends = list(accumulate((count for _, count in bucket), initial=0))
+        first = 0
+        for n, last in enumerate(last_days):
+            end = ends[sum(day <= last for day, _ in bucket)]
+            found[n].append((first, end - first))
+            first = end
+        if not last_days:
+            found[0].append((0, 0))
+    return found
+
+
+def merged(place: Place, plan: Plan, parts: Sequence[Slice]) -> str:
+    """Put one slice of all spine buckets in its final order."""
+    declared = FeatureSetRegistered.FromString(plan.feature_set).feature_set.spine.dataset
+    order = [(CUTOFF, "ascending"), *((name, "ascending") for name in dataset(plan, declared).row_key)]
+    table = pa.concat_tables([_slice(place, part) for part in parts])
+    return scratch.write(_scratch(place), [table.sort_by(order)])
+
+
+def features(place: Place, plan: Plan, n: int, held: Held, cut: Sequence[Slice], bucket: int, buckets: int) -> str:
+    """Compute the nth view's features for one bucket of keys: a table per slice, with the rows' places in it."""
+    feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
+    wanted = feature_set.view_features[n]
+    view = FeatureView.FromString(plan.views[wanted.view])
+    columns = list(dict.fromkeys([*spine_keys(wanted, view), CUTOFF]))
+    asked, counts = [], []
+    for part in cut:
+        table = _slice(place, part, columns)
+        places = np.arange(part.rows, dtype=np.int32)
+        if buckets > 1:
+            mine = assembly.buckets_of([table[name] for name in spine_keys(wanted, view)], buckets) == bucket
+            table, places = table.filter(pa.array(mine)), places[mine]
+        asked.append(table.append_column(POSITION, pa.array(places)))
+        counts.append(len(places))
+    together = pa.concat_tables(asked)
+    found = assembly.view_features(
+        feature_set, n, view, dataset(plan, view.dataset), together, _rows(place, held, bucket)
+    )
+    found = found.append_column(POSITION, together[POSITION])
+    firsts = accumulate(counts, initial=0)
+    return scratch.write(
+        _scratch(place), [found.slice(first, rows) for first, rows in zip(firsts, counts, strict=False)]
+    )
+
+
+def finish(
+    place: Place, plan: Plan, number: int, part: Slice, views: Sequence[Sequence[str]]
+) -> tuple[list[tuple[str, int]], float]:
+    """Write one slice as Parquet files; return them with their rows, and the sum of the labels."""
+    registered = FeatureSetRegistered.FromString(plan.feature_set)
+    parts = []
+    for digests in views:
+        tables = pa.concat_tables([scratch.read(_scratch(place), digest, number) for digest in digests])
+        if len(digests) > 1:
+            tables = tables.take(np.argsort(tables[POSITION].to_numpy(), kind="stable"))
+        parts.append(tables.drop_columns([POSITION]))
+    table = assembly.finished(
+        _slice(place, part),
+        dataset(plan, registered.feature_set.spine.dataset).row_key,
+        registered.entity_columns,
+        [(column.name, column.type) for column in registered.columns],
+        parts,
+    )
+    store = _store(place.artifacts, place.cache)
+    pieces = [table.slice(start, _ROWS_PER_FILE) for start in range(0, max(table.num_rows, 1), _ROWS_PER_FILE)]
+    return [(store.put(to_parquet(piece)), piece.num_rows) for piece in pieces], assembly.label_sum(table)
+
+
+def dataset(plan: Plan, name: str) -> Dataset:
+    """Return a dataset as its snapshot declares it."""
+    return assembly.dataset_of(plan.sources[name].declaration)
+
+
+def _rows(place: Place, held: Held, bucket: int) -> pa.Table:
+    if not held.parts:
+        return assembly.load(held.files)
+    return pa.concat_tables([scratch.read(_scratch(place), digest, bucket) for digest in held.parts])
+
+
+def _slice(place: Place, part: Slice, columns: Sequence[str] | None = None) -> pa.Table:
+    return scratch.read(_scratch(place), part.digest, 0, columns).slice(part.first, part.rows)
+
+
+def _scratch(place: Place) -> ArtifactStore:
+    return _store(place.scratch, place.cache)
+
+
+@functools.cache
+def _store(root: str, cache: str) -> ArtifactStore:
+    # Kept by the process, since a store verifies a file once as long as it lives.
+    return artifact_store(root, Path(cache))
