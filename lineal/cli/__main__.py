@@ -10,7 +10,7 @@ import click
 import typer
 
 from lineal import __version__
-from lineal.cli import backups, features, keep, log, look, prove, quarantine, suite, tables, work
+from lineal.cli import backups, datasets, features, keep, log, look, prove, quarantine, suite, tables, work
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -66,6 +66,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 for _command in _COMMANDS:
     app.command()(_command)
 app.command("import")(work.import_model)
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(features.app, name="features")
 app.add_typer(quarantine.app, name="quarantine")
 

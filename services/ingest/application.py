@@ -80,6 +80,13 @@ class Ingest:
         """Return a page of datasets by name, and the token of the next."""
         return await self._tables.query(lambda connection: projections.datasets(connection, size, token))
 
+    async def versions_page(
+        self, name: str, size: int, token: str, min_position: int
+    ) -> tuple[list[api.DatasetVersion], str]:
+        """Return a page of a dataset's schema versions, newest first, and the token of the next."""
+        await self._state(name)
+        return await self._tables.query(lambda c: projections.versions(c, name, size, token), min_position)
+
     def accept_batches(
         self, requests: AsyncIterator[api.IngestBatchesRequest]
     ) -> AsyncIterator[api.IngestBatchesResponse]:

@@ -32,7 +32,7 @@ from lineal.api.ingest.v1.events_pb2 import (
     QuarantinedRowsReleased,
     SnapshotCreated,
 )
-from lineal.api.ingest.v1.ingest_service_pb2 import Batch, GetDatasetResponse, Snapshot
+from lineal.api.ingest.v1.ingest_service_pb2 import Batch, DatasetVersion, GetDatasetResponse, Snapshot
 from lineal.api.ingest.v1.rules_pb2 import RuleFinding
 
 _metadata = MetaData()
@@ -74,6 +74,9 @@ _declarations = Table(
     Column("dataset", String, primary_key=True),
     Column("schema_version", Integer, primary_key=True, autoincrement=False),
     Column("position", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("declare_time", UtcDateTime, nullable=False),
+    Column("actor", String, nullable=False),
 )
 _settled = Table(
     "settled",
@@ -100,7 +103,7 @@ class IngestTables:
     """The projection behind ingest's reads."""
 
     name = "ingest"
-    version = 3
+    version = 4
     metadata = _metadata
     types: Sequence[type[Message]] = (
         DatasetRegistered,
@@ -115,7 +118,7 @@ class IngestTables:
         """Change the tables by one event."""
         match event.message:
             case DatasetRegistered() as registered:
-                _declare(connection, registered, event.position)
+                _declare(connection, registered, event)
             case BatchAccepted() as batch:
                 connection.execute(
                     insert(_batches).values(
@@ -187,14 +190,14 @@ def _settle(
     )
 
 
-def _declare(connection: Connection, registered: DatasetRegistered, position: int) -> None:
+def _declare(connection: Connection, registered: DatasetRegistered, event: Event) -> None:
     name = registered.dataset.name
-    version = {"dataset": name, "schema_version": registered.schema_version}
-    connection.execute(insert(_declarations).values(**version, position=position))
     values = {
         "body": registered.dataset.SerializeToString(deterministic=True),
         "schema_version": registered.schema_version,
     }
+    when = {"position": event.position, "declare_time": event.recorded_time, "actor": event.actor}
+    connection.execute(insert(_declarations).values(dataset=name, **values, **when))
     if connection.execute(update(_datasets).where(_datasets.c.name == name).values(values)).rowcount == 0:
         counts = {"accepted_rows": 0, "quarantined_rows": 0, "discarded_rows": 0, "position": 0}
         connection.execute(insert(_datasets).values(name=name, **values, **counts))
@@ -255,6 +258,27 @@ def declaration_position(connection: Connection, name: str, version: int) -> int
         _declarations.c.dataset == name, _declarations.c.schema_version == version
     )
     return int(connection.execute(query).scalar_one())
+
+
+def versions(connection: Connection, name: str, size: int, token: str) -> tuple[list[DatasetVersion], str]:
+    """Return a page of a dataset's schema versions, newest first, and the token of the next."""
+    query = (
+        select(_declarations)
+        .where(_declarations.c.dataset == name, _declarations.c.position < last_position(token))
+        .order_by(_declarations.c.position.desc())
+    )
+    rows = connection.execute(query.limit(page_size(size) + 1)).all()
+    page = [
+        DatasetVersion(
+            dataset=Dataset.FromString(row.body),
+            schema_version=row.schema_version,
+            position=row.position,
+            declare_time=row.declare_time,
+            actor=row.actor,
+        )
+        for row in rows[: page_size(size)]
+    ]
+    return page, page_token(str(page[-1].position)) if len(rows) > len(page) else ""
 
 
 def datasets(connection: Connection, size: int, token: str) -> tuple[list[GetDatasetResponse], str]:

@@ -32,6 +32,14 @@ class IngestServicer(IngestServiceServicer):
         datasets, token = await self._ingest.datasets_page(request.page_size, request.page_token)
         return api.ListDatasetsResponse(datasets=datasets, next_page_token=token)
 
+    async def ListDatasetVersions(
+        self, request: api.ListDatasetVersionsRequest, context: Context
+    ) -> api.ListDatasetVersionsResponse:
+        versions, token = await self._ingest.versions_page(
+            request.name, request.page_size, request.page_token, request.min_position
+        )
+        return api.ListDatasetVersionsResponse(versions=versions, next_page_token=token)
+
     async def IngestBatches(
         self, request_iterator: AsyncIterator[api.IngestBatchesRequest], context: Context
     ) -> AsyncIterator[api.IngestBatchesResponse]:

@@ -180,7 +180,11 @@ async def test_a_wider_schema_reads_older_rows_with_nulls(ingest: "IngestService
     await send(ingest, ("one", rows()))
     wider = trips()
     wider.fields.add(name="more", type=1, nullable=True)
-    assert (await register(ingest, wider)).schema_version == 2
+    answer = await register(ingest, wider)
+    assert answer.schema_version == 2
+    request = api.ListDatasetVersionsRequest(name="trips", min_position=answer.position)
+    versions = (await ingest.ListDatasetVersions(request)).versions
+    assert [(v.schema_version, len(v.dataset.fields)) for v in versions] == [(2, 6), (1, 5)]
     table = await read(ingest, (await snapshot(ingest)).snapshot.digest)
     assert table["more"].null_count == 3
 

@@ -50,6 +50,11 @@ class IngestServiceStub(object):
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.ListDatasetVersions = channel.unary_unary(
+                '/lineal.api.ingest.v1.IngestService/ListDatasetVersions',
+                request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetVersionsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetVersionsResponse.FromString,
+                _registered_method=True)
         self.IngestBatches = channel.stream_stream(
                 '/lineal.api.ingest.v1.IngestService/IngestBatches',
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.IngestBatchesRequest.SerializeToString,
@@ -118,6 +123,13 @@ class IngestServiceServicer(object):
 
     def ListDatasets(self, request, context):
         """Lists datasets by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasetVersions(self, request, context):
+        """Lists the schema versions of a dataset, newest first. NOT_FOUND when it was never declared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,6 +218,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'ListDatasetVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasetVersions,
+                    request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetVersionsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetVersionsResponse.SerializeToString,
             ),
             'IngestBatches': grpc.stream_stream_rpc_method_handler(
                     servicer.IngestBatches,
@@ -335,6 +352,33 @@ class IngestService(object):
             '/lineal.api.ingest.v1.IngestService/ListDatasets',
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsRequest.SerializeToString,
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasetVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.ingest.v1.IngestService/ListDatasetVersions',
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetVersionsRequest.SerializeToString,
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class IngestServiceStub:
     """Returns a dataset. NOT_FOUND when it was never declared."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetsRequest, _ingest_service_pb2.ListDatasetsResponse]
     """Lists datasets by name."""
+    ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetVersionsRequest, _ingest_service_pb2.ListDatasetVersionsResponse]
+    """Lists the schema versions of a dataset, newest first. NOT_FOUND when it was never declared."""
     IngestBatches: _grpc.StreamStreamMultiCallable[_ingest_service_pb2.IngestBatchesRequest, _ingest_service_pb2.IngestBatchesResponse]
     """Takes batches of rows and acknowledges each when it is durable. A batch id that is there already is answered as
     before; with other content it is refused with ALREADY_EXISTS. Columns that differ from the schema are refused with
@@ -78,6 +80,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Returns a dataset. NOT_FOUND when it was never declared."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetsRequest, _ingest_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists datasets by name."""
+    ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetVersionsRequest, _ingest_service_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
+    """Lists the schema versions of a dataset, newest first. NOT_FOUND when it was never declared."""
     IngestBatches: _aio.StreamStreamMultiCallable[_ingest_service_pb2.IngestBatchesRequest, _ingest_service_pb2.IngestBatchesResponse]  # type: ignore[assignment]
     """Takes batches of rows and acknowledges each when it is durable. A batch id that is there already is answered as
     before; with other content it is refused with ALREADY_EXISTS. Columns that differ from the schema are refused with
@@ -130,6 +134,14 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ListDatasetsResponse, _abc.Awaitable[_ingest_service_pb2.ListDatasetsResponse]]:
         """Lists datasets by name."""
+
+    @_abc_1.abstractmethod
+    def ListDatasetVersions(
+        self,
+        request: _ingest_service_pb2.ListDatasetVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.ListDatasetVersionsResponse, _abc.Awaitable[_ingest_service_pb2.ListDatasetVersionsResponse]]:
+        """Lists the schema versions of a dataset, newest first. NOT_FOUND when it was never declared."""
 
     @_abc_1.abstractmethod
     def IngestBatches(
