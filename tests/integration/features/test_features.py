@@ -7,9 +7,10 @@ import grpc
 import grpc.aio
 import pandas as pd
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from lineal.api.features.v1 import features_service_pb2 as api
-from lineal.api.features.v1.feature_view_pb2 import AggregateFunction, FeatureView
+from lineal.api.features.v1.feature_view_pb2 import Aggregate, AggregateFunction, FeatureView, Lag
 from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
 from lineal.rows import decode
 from tests.integration.features.world import World, at, ends, random_trips, trips, values
@@ -25,7 +26,16 @@ def wide_view() -> FeatureView:
         feature.aggregate.column = "delay"
         feature.aggregate.window.seconds = 80
         feature.aggregate.threshold = 12.0
-    declared.features.add(name="last").latest.column = "delay"
+        if function == AggregateFunction.AGGREGATE_FUNCTION_RATE:
+            feature.aggregate.per.seconds = 60
+        if function == AggregateFunction.AGGREGATE_FUNCTION_SHARE_EQUALS:
+            feature.aggregate.column, feature.aggregate.equals = "weather", "rain"
+    for function in (AggregateFunction.AGGREGATE_FUNCTION_FIRST, AggregateFunction.AGGREGATE_FUNCTION_DISTINCT):
+        aggregate = Aggregate(function=function, column="weather", window=Duration(seconds=60))
+        declared.features.add(name=f"text_{function}", aggregate=aggregate)
+    declared.features.add(name="latest").latest.column = "delay"
+    declared.features.add(name="third", lag=Lag(column="weather", n=3))
+    declared.features.add(name="idle").since_last.SetInParent()
     return declared
 
 
