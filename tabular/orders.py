@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+# Keys below this leave room for the one after them.
+_ROOM = 2**62
 
 
 class Order:
@@ -11,25 +13,33 @@ class Order:
 
     def __init__(self, entity: Ints, time: Ints, single: bool) -> None:
         self._single = single
-        # Ranks rather than times, so that entity and time fit one integer whatever the span of time.
-        self._times = np.sort(time) if single else np.unique(time)
-        self._base = len(self._times) + 1
-        keys = time if single else entity * self._base + np.searchsorted(self._times, time)
+        self._low, self._high = (int(time.min()), int(time.max())) if len(time) else (0, 0)
+        self._base = self._high - self._low + 2
+        # Entity and time in one integer; where the span of time is too great for that, ranks take its place.
+        self._times = np.unique(time) if self._base * (int(entity.max(initial=0)) + 2) >= _ROOM else None
+        if self._times is not None:
+            self._base = len(self._times) + 1
+        keys = time if single else entity * self._base + self._place(time)
         self.rows = np.argsort(keys, kind="stable")
-        self._keys = self._times if single else keys[self.rows]
+        self._keys = keys[self.rows]
+        self._starts = np.concatenate(([0], np.cumsum(np.bincount(entity)))) if not single else np.zeros(1, np.int64)
 
     def until(self, entity: Ints, time: Ints) -> Ints:
         """Count the rows sorted at or before each entity and time."""
         if self._single:
             return np.searchsorted(self._keys, time, side="right")
-        rank = np.searchsorted(self._times, time, side="right") - 1
-        return np.searchsorted(self._keys, entity * self._base + rank, side="right")
+        return np.searchsorted(self._keys, entity * self._base + self._place(time), side="right")
 
     def start(self, entity: Ints) -> Ints:
         """Count the rows of all entities before each."""
-        if self._single:
-            return np.zeros(len(entity), dtype=np.int64)
-        return np.searchsorted(self._keys, entity * self._base, side="left")
+        found: Ints = self._starts[np.minimum(entity, len(self._starts) - 1)]
+        return found
+
+    def _place(self, time: Ints) -> Ints:
+        # -1 before all rows, so that it follows the last row of the entity before.
+        if self._times is not None:
+            return np.searchsorted(self._times, time, side="right") - 1
+        return np.clip(time, self._low - 1, self._high) - self._low
 
 
 def running_greatest(ranks: Ints, n: int) -> Ints:

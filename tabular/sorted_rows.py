@@ -4,9 +4,9 @@ Times are int64 microseconds since 1970-01-01 UTC. Entities are codes from 0. Nu
 (infinities count as null); texts are objects with None for null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from tabular import exact
 from tabular.orders import Earliest, Ints, Order, running_greatest
 
 Values = npt.NDArray[Any]
+T = TypeVar("T")
 
 # Event and available time of the rows of a static dataset: known always.
 STATIC_TIME = -(2**61)
@@ -53,9 +54,10 @@ class SortedRows:
 
     @property
     def by_event(self) -> Order:
-        """The rows by event time."""
+        """The rows by event time; the order by available time itself where each row was known when it happened."""
         if self._by_event is None:
-            self._by_event = Order(self.entity, self.event, self.single)
+            in_order = self._worst_delay == 0
+            self._by_event = self.by_available if in_order else Order(self.entity, self.event, self.single)
         return self._by_event
 
     def newest_known(self, n: int = 1, name: str = "") -> Ints:
@@ -130,8 +132,8 @@ class SortedRows:
                     counted = numbers == as_number(equals)
                 else:
                     counted = ~np.isnan(numbers) if above is None else numbers > above
-            self._prefixes[key] = tuple(
-                np.concatenate(([0], np.cumsum(counted[order.rows]))) for order in (self.by_available, self.by_event)
+            self._prefixes[key] = self._in_both_orders(
+                lambda order: np.concatenate(([0], np.cumsum(counted[order.rows])))
             )
         pair: tuple[Ints, Ints] = self._prefixes[key]
         return pair
@@ -152,12 +154,16 @@ class SortedRows:
             if power == 2:
                 parts = exact.square(parts)
             parts = exact.Pair(np.where(counted, parts.high, 0.0), np.where(counted, parts.low, 0.0))
-            self._prefixes[key] = tuple(
-                exact.prefix(parts.high[order.rows], parts.low[order.rows])
-                for order in (self.by_available, self.by_event)
+            self._prefixes[key] = self._in_both_orders(
+                lambda order: exact.prefix(parts.high[order.rows], parts.low[order.rows])
             )
         pair: tuple[exact.Pair, exact.Pair] = self._prefixes[key]
         return pair
+
+    def _in_both_orders(self, prefix: Callable[[Order], T]) -> tuple[T, T]:
+        # The fast path: where the two orders are one, so are the running sums.
+        known = prefix(self.by_available)
+        return known, known if self.by_event is self.by_available else prefix(self.by_event)
 
     def _ranks(self) -> tuple[Ints, Ints]:
         """Return the rows by entity, event time, available time and log order, and the place of each row there."""

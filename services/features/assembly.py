@@ -179,20 +179,24 @@ def view_features(
         [asked[name] for name in spine_keys(wanted, view)], [table[name] for name in view.entity_keys]
     )
     keep = code >= 0
-    if not keep.all():
-        table, code = table.filter(pa.array(keep)), code[keep]
+    # Entity by entity, each in the order it came: sorting and searching then go through memory in order.
+    held = _by_code(code)
+    held = held[keep[held]]
+    table, code = table.take(held), code[held]
     operators = [operator(feature) for feature in wanted_features(wanted, view)]
     rows = rows_of(table, dataset, code, columns_read(wanted, view))
     cutoff = np.full(len(query), FOREVER, dtype=np.int64)
     if asked[CUTOFF].null_count == 0:
         cutoff = _micros(asked[CUTOFF])
-    computed = Timeline(rows).at(query, cutoff).compute(operators)
-    columns = {
-        prefix_of(wanted) + op.name: pa.array(feature.values, type=pa.string())
-        if feature.values.dtype == object
-        else pa.array(feature.values, from_pandas=True)
-        for op, feature in zip(operators, computed, strict=True)
-    }
+    order = _by_code(query)
+    computed = Timeline(rows).at(query[order], cutoff[order]).compute(operators)
+    columns: dict[str, pa.Array] = {}
+    for op, feature in zip(operators, computed, strict=True):
+        values = np.empty_like(feature.values)
+        values[order] = feature.values
+        columns[prefix_of(wanted) + op.name] = (
+            pa.array(values, type=pa.string()) if values.dtype == object else pa.array(values, from_pandas=True)
+        )
     return pa.table(columns)
 
 
@@ -229,6 +233,13 @@ def pieces(paths: Sequence[Path]) -> Iterator[bytes]:
     with pq.ParquetFile(paths[0]) as first:
         schema = first.schema_arrow
     yield from ipc_pieces(schema, (read_parquet(path, schema) for path in paths))
+
+
+def _by_code(code: Ints) -> Ints:
+    # numpy sorts 16-bit integers by radix, in one pass.
+    small = code.max(initial=0) < np.iinfo(np.int16).max
+    order: Ints = np.argsort(code.astype(np.int16) if small else code, kind="stable")
+    return order
 
 
 def buckets_of(columns: Sequence[pa.ChunkedArray], buckets: int) -> Ints:
