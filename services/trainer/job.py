@@ -44,7 +44,12 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
     report("reading", 0, 1)
     rows = read(artifacts, spec["training_set_digest"], columns)
     parts = split.by_time(
-        rows.cutoff_micros, len(rows), parameters.validation_share, parameters.test_share, parameters.seed
+        rows.cutoff_micros,
+        len(rows),
+        parameters.validation_share,
+        parameters.test_share,
+        parameters.seed,
+        parameters.gap.ToMicroseconds(),
     )
     fitted = fit(spec["problem"], columns, rows.take(parts.train), rows.take(parts.validation), parameters, report)
     bundle = Bundle(

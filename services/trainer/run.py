@@ -101,6 +101,7 @@ def with_defaults(parameters: Parameters) -> Parameters:
                 filled.validation_share + filled.test_share < 0.9,
                 "with validation_share it must stay below 0.9, or nothing is left to learn from",
             ),
+            ("gap", filled.gap.ToMicroseconds() >= 0, "must not be negative"),
             ("max_ctr_complexity", filled.max_ctr_complexity <= 8, "combinations of 8 columns are the most"),
             ("border_count", filled.border_count <= 65_535, "CatBoost takes 65,535 at most"),
             ("trials", filled.trials <= 1000, "1,000 trials are the most"),

@@ -23,10 +23,12 @@ class Split:
     test_start_micros: int | None
 
 
-def by_time(cutoff_micros: npt.NDArray[np.int64] | None, rows: int, validation: float, test: float, seed: int) -> Split:
+def by_time(
+    cutoff_micros: npt.NDArray[np.int64] | None, rows: int, validation: float, test: float, seed: int, gap: int = 0
+) -> Split:
     """Split `rows` rows; rows of one cut-off stay in one part. Without times the split is by lot, with `seed`.
 
-    Raises TooFewRows.
+    Rows whose cut-off is less than `gap` microseconds before the next part are left out. Raises TooFewRows.
     """
     if rows < _LEAST_ROWS:
         raise TooFewRows(f"the training set has {rows} rows, at least {_LEAST_ROWS} are needed")
@@ -39,7 +41,11 @@ def by_time(cutoff_micros: npt.NDArray[np.int64] | None, rows: int, validation: 
     first, second = (int(np.searchsorted(ordered, ordered[bound])) for bound in _bounds(rows, validation, test))
     if not 0 < first < second < rows:
         raise TooFewRows("too many rows share one cut-off to be split by time; take a longer time range")
-    return Split(order[:first], order[first:second], order[second:], int(ordered[second]))
+    # Searched for one short of the gap, so that a row exactly so far away stays.
+    ends = [int(np.searchsorted(ordered, ordered[bound] - max(gap - 1, 0))) for bound in (first, second)]
+    if ends[0] == 0 or ends[1] <= first:
+        raise TooFewRows("the gap leaves nothing to learn from or to validate on; take a shorter one or more rows")
+    return Split(order[: ends[0]], order[first : ends[1]], order[second:], int(ordered[second]))
 
 
 def _bounds(rows: int, validation: float, test: float) -> tuple[int, int]:

@@ -22,26 +22,27 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flineal/api/trainer/v1/run.proto\x12\x15lineal.api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n\nParameters\x12\x12\n\niterations\x18\x01 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x13\n\x0bl2_leaf_reg\x18\x04 \x01(\x01\x12\x1d\n\x15\x65\x61rly_stopping_rounds\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\x0e\n\x06trials\x18\x08 \x01(\r\x12\x18\n\x10validation_share\x18\t \x01(\x01\x12\x12\n\ntest_share\x18\n \x01(\x01\x12\x17\n\x0f\x65xclude_columns\x18\x0b \x03(\t\x12\x1a\n\x12max_ctr_complexity\x18\x0c \x01(\r\x12\x14\n\x0c\x62order_count\x18\r \x01(\r\"C\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\"\xf0\x02\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x03 \x01(\t\x12\x35\n\nparameters\x18\x04 \x01(\x0b\x32!.lineal.api.trainer.v1.Parameters\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.lineal.api.trainer.v1.RunState\x12.\n\x07metrics\x18\x06 \x03(\x0b\x32\x1d.lineal.api.trainer.v1.Metric\x12\x15\n\rbundle_digest\x18\x07 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\t\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x0b \x01(\x04\"V\n\rBundleMetrics\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12.\n\x07metrics\x18\x02 \x03(\x0b\x32\x1d.lineal.api.trainer.v1.Metric\"\x87\x02\n\nEvaluation\x12\x1b\n\x13training_set_digest\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x35\n\x07\x62undles\x18\x05 \x03(\x0b\x32$.lineal.api.trainer.v1.BundleMetrics\x12\x39\n\x0b\x64ifferences\x18\x06 \x03(\x0b\x32$.lineal.api.trainer.v1.BundleMetrics*k\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flineal/api/trainer/v1/run.proto\x12\x15lineal.api.trainer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x02\n\nParameters\x12\x12\n\niterations\x18\x01 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x13\n\x0bl2_leaf_reg\x18\x04 \x01(\x01\x12\x1d\n\x15\x65\x61rly_stopping_rounds\x18\x05 \x01(\r\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\x0e\n\x06trials\x18\x08 \x01(\r\x12\x18\n\x10validation_share\x18\t \x01(\x01\x12\x12\n\ntest_share\x18\n \x01(\x01\x12\x17\n\x0f\x65xclude_columns\x18\x0b \x03(\t\x12\x1a\n\x12max_ctr_complexity\x18\x0c \x01(\r\x12\x14\n\x0c\x62order_count\x18\r \x01(\r\x12&\n\x03gap\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\"C\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\"\xf0\x02\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x03 \x01(\t\x12\x35\n\nparameters\x18\x04 \x01(\x0b\x32!.lineal.api.trainer.v1.Parameters\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.lineal.api.trainer.v1.RunState\x12.\n\x07metrics\x18\x06 \x03(\x0b\x32\x1d.lineal.api.trainer.v1.Metric\x12\x15\n\rbundle_digest\x18\x07 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\t\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x0b \x01(\x04\"V\n\rBundleMetrics\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12.\n\x07metrics\x18\x02 \x03(\x0b\x32\x1d.lineal.api.trainer.v1.Metric\"\x87\x02\n\nEvaluation\x12\x1b\n\x13training_set_digest\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x35\n\x07\x62undles\x18\x05 \x03(\x0b\x32$.lineal.api.trainer.v1.BundleMetrics\x12\x39\n\x0b\x64ifferences\x18\x06 \x03(\x0b\x32$.lineal.api.trainer.v1.BundleMetrics*k\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.trainer.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1178
-  _globals['_RUNSTATE']._serialized_end=1285
-  _globals['_PARAMETERS']._serialized_start=92
-  _globals['_PARAMETERS']._serialized_end=382
-  _globals['_METRIC']._serialized_start=384
-  _globals['_METRIC']._serialized_end=451
-  _globals['_RUN']._serialized_start=454
-  _globals['_RUN']._serialized_end=822
-  _globals['_BUNDLEMETRICS']._serialized_start=824
-  _globals['_BUNDLEMETRICS']._serialized_end=910
-  _globals['_EVALUATION']._serialized_start=913
-  _globals['_EVALUATION']._serialized_end=1176
+  _globals['_RUNSTATE']._serialized_start=1250
+  _globals['_RUNSTATE']._serialized_end=1357
+  _globals['_PARAMETERS']._serialized_start=124
+  _globals['_PARAMETERS']._serialized_end=454
+  _globals['_METRIC']._serialized_start=456
+  _globals['_METRIC']._serialized_end=523
+  _globals['_RUN']._serialized_start=526
+  _globals['_RUN']._serialized_end=894
+  _globals['_BUNDLEMETRICS']._serialized_start=896
+  _globals['_BUNDLEMETRICS']._serialized_end=982
+  _globals['_EVALUATION']._serialized_start=985
+  _globals['_EVALUATION']._serialized_end=1248
 # @@protoc_insertion_point(module_scope)

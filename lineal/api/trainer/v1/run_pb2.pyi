@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -67,6 +68,7 @@ class Parameters(_message.Message):
     EXCLUDE_COLUMNS_FIELD_NUMBER: _builtins.int
     MAX_CTR_COMPLEXITY_FIELD_NUMBER: _builtins.int
     BORDER_COUNT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
     iterations: _builtins.int
     """Most trees; default 500. Early stopping usually ends before."""
     depth: _builtins.int
@@ -97,6 +99,12 @@ class Parameters(_message.Message):
     def exclude_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns of the training set that the model does not get."""
 
+    @_builtins.property
+    def gap(self) -> _duration_pb2.Duration:
+        """Rows whose cut-off is less than this before the first of the next part are in no part, so that what one part's
+        labels say is not what the next part's features look back on; default 0. Rows without cut-offs have no gap.
+        """
+
     def __init__(
         self,
         *,
@@ -113,10 +121,11 @@ class Parameters(_message.Message):
         exclude_columns: _abc.Iterable[_builtins.str] | None = ...,
         max_ctr_complexity: _builtins.int = ...,
         border_count: _builtins.int = ...,
+        gap: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["border_count", b"border_count", "depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "exclude_columns", b"exclude_columns", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "max_ctr_complexity", b"max_ctr_complexity", "seed", b"seed", "test_share", b"test_share", "threads", b"threads", "trials", b"trials", "validation_share", b"validation_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["border_count", b"border_count", "depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "exclude_columns", b"exclude_columns", "gap", b"gap", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "max_ctr_complexity", b"max_ctr_complexity", "seed", b"seed", "test_share", b"test_share", "threads", b"threads", "trials", b"trials", "validation_share", b"validation_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
