@@ -87,6 +87,10 @@ def propose(name: str, table: pa.Table) -> str:
         lines.append(f"# times to choose from: {_flow(stamps)}")
     lines.append("fields:")
     for column in columns:
+        if column.direct and column.type != "string":
+            column.notes.append(f"is {column.type} here: send it as text, it is kept as a pseudonym")
+            column.type = "string"
+            column.rules = {"sensitivity": "direct_identifier"}
         said: dict[str, Any] = {"name": column.name, "type": column.type}
         said |= {"nullable": True} if column.nullable else {}
         note = f"  # {'; '.join(column.notes)}" if column.notes else ""

@@ -20,6 +20,7 @@ from services.ingest import batch as batches
 from services.ingest import projections
 from services.ingest.batch import BatchColumnsWrong, Examined
 from services.ingest.dataset import DatasetState
+from services.ingest.pseudonyms import Pseudonyms
 from services.ingest.surroundings import Surveyor
 from services.ingest.validation import REASONS, Validator, commonest
 
@@ -33,7 +34,8 @@ class _Ready:
 
     dataset: str
     batch_id: str
-    digest: str
+    # Of the bytes as sent: keyed, and plain as where no column is an identifier.
+    digests: tuple[str, str]
     examined: Examined | None
     before: projections.StoredBatch | None
 
@@ -48,12 +50,14 @@ class Acceptance:
         tables: ProjectionRunner,
         load: Callable[[str], Awaitable[DatasetState]],
         surveyor: Surveyor,
+        pseudonyms: Pseudonyms,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
         self._load = load
         self._surveyor = surveyor
+        self._pseudonyms = pseudonyms
         self._schemas: OrderedDict[str, tuple[int, Dataset, Validator]] = OrderedDict()
 
     def forget(self, dataset: str) -> None:
@@ -101,7 +105,7 @@ class Acceptance:
     async def _examine(self, request: api.IngestBatchesRequest) -> _Ready:
         dataset, batch_id, data = request.dataset, request.batch_id, request.arrow
         batches.check_id(batch_id)
-        digest = batches.content_digest(data)
+        digests = self._pseudonyms.digest(data), batches.content_digest(data)
         before, version = await self._tables.query(
             lambda connection: (
                 projections.batch(connection, dataset, batch_id),
@@ -109,7 +113,7 @@ class Acceptance:
             )
         )
         if before is not None:
-            return _Ready(dataset, batch_id, digest, None, before)
+            return _Ready(dataset, batch_id, digests, None, before)
         schema = await self._schema(dataset, version)
         try:
             examined = await self._validated(schema, batch_id, data)
@@ -123,12 +127,14 @@ class Acceptance:
         for stored in (examined.accepted, examined.quarantined):
             if stored:
                 await asyncio.to_thread(self._artifacts.put, stored)
-        return _Ready(dataset, batch_id, digest, examined, None)
+        return _Ready(dataset, batch_id, digests, examined, None)
 
     async def _validated(self, schema: tuple[int, Dataset, Validator], batch_id: str, data: bytes) -> Examined:
         version, dataset, validator = schema
         around = await self._surveyor.of(dataset)
-        return await asyncio.to_thread(batches.examine, dataset, version, validator, batch_id, data, around)
+        return await asyncio.to_thread(
+            batches.examine, dataset, version, validator, batch_id, data, around, self._pseudonyms
+        )
 
     async def _append(self, ready: _Ready) -> api.IngestBatchesResponse:
         before, examined = ready.before, ready.examined
@@ -153,7 +159,7 @@ class Acceptance:
                     findings=examined.event.findings,
                 )
         assert before is not None
-        batches.check_same(ready.dataset, ready.batch_id, before.content_digest, ready.digest)
+        batches.check_same(ready.dataset, ready.batch_id, before.content_digest, ready.digests)
         refused = await self.quarantined(before)
         return api.IngestBatchesResponse(
             batch_id=ready.batch_id,

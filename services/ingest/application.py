@@ -21,6 +21,7 @@ from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
 from services.ingest import dataset as datasets
 from services.ingest import projections, proofs, search, snapshots
 from services.ingest.acceptance import Acceptance
+from services.ingest.pseudonyms import Pseudonyms, identifiers
 from services.ingest.settling import Settling
 from services.ingest.surroundings import Surveyor
 from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
@@ -43,14 +44,17 @@ class PositionAhead(RuleViolated):
 class Ingest:
     """The application of ingest."""
 
-    def __init__(self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner) -> None:
+    def __init__(
+        self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner, pseudonyms: Pseudonyms
+    ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
         self._datasets = Repository(log, "dataset", datasets.decider)
+        self._pseudonyms = pseudonyms
         surveyor = Surveyor(log, artifacts, tables)
-        self._acceptance = Acceptance(log, artifacts, tables, self._state, surveyor)
-        self.quarantine = Settling(log, artifacts, tables, self._state, surveyor)
+        self._acceptance = Acceptance(log, artifacts, tables, self._state, surveyor, pseudonyms)
+        self.quarantine = Settling(log, artifacts, tables, self._state, surveyor, pseudonyms)
 
     async def register_dataset(self, *, request_id: str, dataset: Dataset) -> tuple[int, int]:
         """Declare a dataset; return its schema version and the log position.
@@ -131,6 +135,8 @@ class Ingest:
         state = await self._state(dataset)
         assert state.dataset is not None
         search.check_key(state.dataset, key)
+        direct = identifiers(state.dataset)
+        key = {name: self._pseudonyms.of(text) if name in direct else text for name, text in key.items()}
         until = await self._position(until_position)
         rows = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, until), until)
         newest_first = list(reversed(rows))

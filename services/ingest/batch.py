@@ -1,6 +1,7 @@
 """A batch: bytes in, validated tables and the event that says so out."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +13,7 @@ from lineal import merkle
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
 from lineal.rows import leaf_hashes
+from services.ingest.pseudonyms import Pseudonyms, identifiers
 from services.ingest.quarantine import RESERVED
 from services.ingest.surroundings import Surroundings
 from services.ingest.validation import REASONS, Validator
@@ -66,17 +68,23 @@ def content_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_same(dataset: str, batch_id: str, accepted_digest: str, sent_digest: str) -> None:
+def check_same(dataset: str, batch_id: str, accepted_digest: str, sent_digests: Sequence[str]) -> None:
     """Refuse a batch whose id was taken by other content."""
-    if accepted_digest != sent_digest:
+    if accepted_digest not in sent_digests:
         raise BatchExists(
             f"batch {batch_id!r} of dataset {dataset!r} was accepted with other content (sha256 {accepted_digest}, now "
-            f"{sent_digest}); send new rows under a new batch id"
+            f"{sent_digests[0]}); send new rows under a new batch id"
         )
 
 
 def examine(
-    dataset: Dataset, schema_version: int, validator: Validator, batch_id: str, data: bytes, around: Surroundings
+    dataset: Dataset,
+    schema_version: int,
+    validator: Validator,
+    batch_id: str,
+    data: bytes,
+    around: Surroundings,
+    pseudonyms: Pseudonyms,
 ) -> Examined:
     """Validate a batch. Raises BatchUnreadable and BatchColumnsWrong."""
     try:
@@ -87,10 +95,13 @@ def examine(
             [FieldViolation(f"arrow.{v.field}", v.description) for v in error.violations],
         ) from None
     parted = validator.validate(table, unreadable, around)
-    accepted = to_parquet(parted.accepted) if parted.accepted.num_rows else b""
-    quarantined = to_parquet(parted.quarantined) if parted.quarantined.num_rows else b""
-    digest = content_digest(data)
-    event = accepted_event(dataset, schema_version, batch_id, parted.accepted, accepted, digest)
+    # Rules hold for what was sent; nothing but pseudonyms is kept, in quarantine neither.
+    direct = identifiers(dataset)
+    kept, refused = pseudonyms.hide(parted.accepted, direct), pseudonyms.hide(parted.quarantined, direct)
+    accepted = to_parquet(kept) if parted.accepted.num_rows else b""
+    quarantined = to_parquet(refused) if parted.quarantined.num_rows else b""
+    digest = pseudonyms.digest(data) if direct else content_digest(data)
+    event = accepted_event(dataset, schema_version, batch_id, kept, accepted, digest)
     event.quarantined_rows = parted.quarantined.num_rows
     event.quarantine_digest = hashlib.sha256(quarantined).hexdigest() if quarantined else ""
     event.warned_rows = parted.warned_rows

@@ -10,6 +10,7 @@ from chassis.aggregate import Decider
 from chassis.errors import FieldViolation, InvalidArgument, RuleViolated
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
+from services.ingest.pseudonyms import identifier_violations, identifiers
 from services.ingest.rules import reference_violations, rule_violations
 from tabular.definitions import dataset_violations
 
@@ -43,6 +44,7 @@ def register(
     `others` are the datasets that its rules refer to, None for one that does not exist.
     """
     found = [*dataset_violations(dataset), *rule_violations(dataset), *reference_violations(dataset, others)]
+    found += identifier_violations(dataset)
     violations = [FieldViolation(f"dataset.{v.field}", v.description) for v in found]
     if violations:
         raise DatasetInvalid(f"the declaration of dataset {dataset.name!r} is not valid", violations)
@@ -81,6 +83,12 @@ def _check_compatible(state: DatasetState, old: Dataset, new: Dataset) -> None:
                 f"{new.name}.{declared.name} was {FieldType.Name(before)} in an older version and cannot become "  # type: ignore[arg-type]
                 f"{FieldType.Name(declared.type)}; give the new column another name"
             )
+    there = {declared.name for declared in old.fields} & {declared.name for declared in new.fields}
+    for name in sorted(there & (identifiers(old) ^ identifiers(new))):
+        raise SchemaIncompatible(
+            f"{new.name}.{name} cannot begin or cease to be a direct identifier: rows are there that hold it the other "
+            "way; give the new column another name"
+        )
     for name in ("row_key", "event_time", "available_time"):
         if getattr(old, name) != getattr(new, name):
             raise SchemaIncompatible(

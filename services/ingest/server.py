@@ -6,13 +6,17 @@ from lineal.api.ingest.v1.ingest_service_pb2_grpc import add_IngestServiceServic
 from lineal.api.ingest.v1.quarantine_service_pb2_grpc import add_QuarantineServiceServicer_to_server
 from services.ingest.application import Ingest
 from services.ingest.projections import IngestTables
+from services.ingest.pseudonyms import Pseudonyms
 from services.ingest.servicer import IngestServicer, QuarantineServicer
+from services.ingest.settings import Settings
 
 
 async def build(harness: Harness) -> None:
     """Put ingest together."""
+    settings = harness.settings
+    assert isinstance(settings, Settings)
     tables = harness.add_projection(IngestTables())
-    ingest = Ingest(harness.log, harness.artifacts, tables)
+    ingest = Ingest(harness.log, harness.artifacts, tables, Pseudonyms.load(settings.pseudonym_key))
     harness.add_servicer(
         add_IngestServiceServicer_to_server,
         IngestServicer(ingest),

@@ -23,6 +23,7 @@ from lineal.api.ingest.v1.events_pb2 import (
 from services.ingest import batch as batches
 from services.ingest import projections, quarantine
 from services.ingest.dataset import DatasetState
+from services.ingest.pseudonyms import Pseudonyms, identifiers
 from services.ingest.quarantine import QuarantineState, Settlement
 from services.ingest.surroundings import Surroundings, Surveyor
 from services.ingest.validation import REASONS, ROW_NUMBER, Validator, kinds_of, reasons_of
@@ -54,12 +55,14 @@ class Settling:
         tables: ProjectionRunner,
         load: Callable[[str], Awaitable[DatasetState]],
         surveyor: Surveyor,
+        pseudonyms: Pseudonyms,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
         self._load = load
         self._surveyor = surveyor
+        self._pseudonyms = pseudonyms
         self._quarantine = Repository(log, "quarantine", quarantine.decider)
 
     async def fix(
@@ -179,7 +182,15 @@ class Settling:
             return parquet.read(columns=columns)
 
     def _valid(self, dataset: Dataset, new: "_New", rows: Sequence[int], around: Surroundings) -> pa.Table:
-        parted = Validator(dataset).validate(new.table, new.unreadable, around)
+        rules = Dataset()
+        rules.CopyFrom(dataset)
+        kept = identifiers(dataset) - set(new.given)
+        for field in rules.fields:
+            if field.name in kept:
+                # A pseudonym from the quarantine: the rules are for what it stands for.
+                field.ClearField("pattern")
+                field.ClearField("allowed")
+        parted = Validator(rules).validate(new.table, new.unreadable, around)
         if parted.quarantined.num_rows:
             raise FixRefused(
                 f"{parted.quarantined.num_rows} of {len(rows)} rows are still refused; none was accepted",
@@ -193,7 +204,7 @@ class Settling:
                     for reason in reasons_of(text)
                 ],
             )
-        return parted.accepted
+        return self._pseudonyms.hide(parted.accepted, identifiers(dataset) & set(new.given))
 
     def _check_keys(self, dataset: Dataset, table: pa.Table, rows: Sequence[int], digests: Sequence[str]) -> None:
         """Refuse rows whose key was accepted from the same batch: they would count twice."""
