@@ -28,7 +28,7 @@ from tabular.definitions import spine_keys
 # How work is cut, by rows alone: the bytes of a training set must not depend on where it is built.
 _ROWS_PER_LOAD = 1_000_000
 _ROWS_PER_SPINE_BUCKET = 1_500_000
-_ROWS_PER_BUCKET = 6_000_000
+_ROWS_PER_BUCKET = 2_000_000
 _ROWS_PER_SLICE = 250_000
 # A step that was under way on a killed worker is not to blame for it, unless it happens again and again.
 _LOST_WORKERS_PER_STEP = 10
