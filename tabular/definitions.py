@@ -19,6 +19,7 @@ from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
 from tabular.feature_rules import NUMBERS, column_type, column_violations, feature_type, feature_violations
 from tabular.schema import Violation, did_you_mean, unknown
 from tabular.schema import field_of as field_of
+from tabular.transform_rules import transform_violations, with_transforms
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -78,6 +79,8 @@ def dataset_violations(dataset: Dataset) -> list[Violation]:
 def view_violations(view: FeatureView, dataset: Dataset) -> list[Violation]:
     """Check the declaration of a feature view over its dataset."""
     found = name_violations("name", view.name)
+    found += transform_violations("transforms", view.transforms, dataset)
+    columns = with_transforms(dataset, view.transforms)
     if not view.entity_keys:
         found.append(Violation("entity_keys", "name the columns that identify the entity, at least one"))
     found += _key_violations("entity_keys", view.entity_keys, dataset)
@@ -92,7 +95,7 @@ def view_violations(view: FeatureView, dataset: Dataset) -> list[Violation]:
         if feature.name in seen:
             found.append(Violation(f"{path}.name", f"{feature.name!r} is declared twice; remove one"))
         seen.add(feature.name)
-        found += feature_violations(path, feature, dataset)
+        found += feature_violations(path, feature, columns)
     return found
 
 
@@ -154,7 +157,7 @@ def columns_of(
         columns += [
             FeatureColumn(
                 name=prefix_of(wanted) + feature.name,
-                type=feature_type(feature, datasets[view.dataset]),
+                type=feature_type(feature, with_transforms(datasets[view.dataset], view.transforms)),
                 source=ColumnSource.COLUMN_SOURCE_VIEW,
             )
             for feature in wanted_features(wanted, view)

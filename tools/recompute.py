@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from lineal import proof, rows
+from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.errors import LinealError
 from lineal.explain import same
 from lineal.notes import NoteWrong, PublicKey
 from lineal.served import ServedRow, speaks_of
-from services.features.assembly import columns_read, rows_of
+from services.features.assembly import columns_used, rows_of
 from tabular.definitions import prefix_of, spine_keys, wanted_features
 from tabular.operators import Rows, Timeline, operator
 from tabular.parquet import conform
@@ -35,7 +36,7 @@ def features(proven: proof.Proven) -> Iterator[tuple[str, float | str | None]]:
         keys = dict(zip(view.entity_keys, spine_keys(wanted, view), strict=True))
         mine = [row for row in served.rows if row.dataset.name == view.dataset and speaks_of(row.values, keys, record)]
         operators = [operator(feature) for feature in wanted_features(wanted, view)]
-        moment = Timeline(_rows(mine, columns_read(wanted, view))).at(
+        moment = Timeline(_rows(mine, columns_used(wanted, view), view.transforms)).at(
             np.zeros(1, dtype=np.int64), np.array([record.event_time_micros])
         )
         for op, feature in zip(operators, moment.compute(operators), strict=True):
@@ -78,13 +79,13 @@ def _scored(proven: proof.Proven) -> dict[str, float | str | None]:
     return found | dict(zip(texts, proven.prediction.categorical_values, strict=True))
 
 
-def _rows(found: Sequence[ServedRow], columns: Sequence[str]) -> Rows:
+def _rows(found: Sequence[ServedRow], columns: Sequence[str], transforms: Sequence[Transform]) -> Rows:
     code = np.zeros(len(found), dtype=np.int64)
     if not found:
         return Rows(code, code, code, {name: np.zeros(0) for name in columns})
     newest = found[-1].dataset
     tables = [conform(rows.tabled(row.dataset, [row.data]), arrow_schema(newest)) for row in found]
-    return rows_of(pa.concat_tables(tables).combine_chunks(), newest, code, columns)
+    return rows_of(pa.concat_tables(tables).combine_chunks(), newest, code, columns, transforms)
 
 
 if __name__ == "__main__":

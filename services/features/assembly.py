@@ -22,6 +22,7 @@ from google.protobuf.json_format import ParseDict
 from chassis.artifacts import artifact_store
 from lineal.api.features.v1.feature_set_pb2 import ColumnType, FeatureSet, Label, ViewFeatures
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from tabular import keys
 from tabular.columns import TIMESTAMP
@@ -29,6 +30,7 @@ from tabular.definitions import prefix_of, spine_keys, wanted_features
 from tabular.operators import FOREVER, STATIC_TIME, Rows, Timeline, operator
 from tabular.parquet import ipc_pieces, read_all, read_parquet
 from tabular.schema import arrow_schema
+from tabular.transforms import extended, needed
 
 Ints = npt.NDArray[np.int64]
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -65,7 +67,12 @@ def dataset_of(declaration: dict[str, Any]) -> Dataset:
 
 
 def columns_read(wanted: ViewFeatures, view: FeatureView) -> list[str]:
-    """Return the columns that a view's features are computed from."""
+    """Return the columns of the dataset that a view's features are computed from."""
+    return needed(view.transforms, columns_used(wanted, view))[1]
+
+
+def columns_used(wanted: ViewFeatures, view: FeatureView) -> list[str]:
+    """Return the columns that a view's features take, of the dataset and of the view's transforms."""
     operators = (operator(feature) for feature in wanted_features(wanted, view))
     return list(dict.fromkeys(op.column for op in operators if op.column))
 
@@ -94,8 +101,11 @@ def times(table: pa.Table, dataset: Dataset) -> tuple[Ints, Ints]:
     return event, np.maximum(event, available)
 
 
-def rows_of(table: pa.Table, dataset: Dataset, code: Ints, columns: Sequence[str]) -> Rows:
+def rows_of(
+    table: pa.Table, dataset: Dataset, code: Ints, columns: Sequence[str], transforms: Sequence[Transform] = ()
+) -> Rows:
     """Return the rows of a table ready for operators; `code` is the entity of each."""
+    table = extended(table, needed(transforms, columns)[0])
     event, available = times(table, dataset)
     return Rows(code, event, available, {name: values_of(table[name]) for name in columns})
 
@@ -184,7 +194,7 @@ def view_features(
     held = held[keep[held]]
     table, code = table.take(held), code[held]
     operators = [operator(feature) for feature in wanted_features(wanted, view)]
-    rows = rows_of(table, dataset, code, columns_read(wanted, view))
+    rows = rows_of(table, dataset, code, columns_used(wanted, view), view.transforms)
     cutoff = np.full(len(query), FOREVER, dtype=np.int64)
     if asked[CUTOFF].null_count == 0:
         cutoff = _micros(asked[CUTOFF])

@@ -14,7 +14,7 @@ from lineal.api.features.v1.feature_set_pb2 import ViewFeatures
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.features.v1.features_service_pb2 import ContributingRow, ExplainFeaturesResponse, FieldStatus
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from services.features.assembly import columns_read, rows_of, times
+from services.features.assembly import columns_read, columns_used, rows_of, times
 from services.features.batches import Batch
 from tabular import columns as tabular_columns
 from tabular.definitions import prefix_of, spine_keys, wanted_features
@@ -61,7 +61,8 @@ def explain(artifacts: ArtifactStore, asked: Asked) -> list[ExplainFeaturesRespo
     found = sorted(_rows(artifacts, asked), key=lambda one: one.batch.position)
     table = pa.concat_tables([_columns(asked).empty_table(), *(one.table for one in found)]).combine_chunks()
     code = np.zeros(table.num_rows, dtype=np.int64)
-    timeline = Timeline(rows_of(table, asked.dataset, code, columns_read(asked.wanted, asked.view)))
+    columns = columns_used(asked.wanted, asked.view)
+    timeline = Timeline(rows_of(table, asked.dataset, code, columns, asked.view.transforms))
     moment = timeline.at(np.zeros(1, dtype=np.int64), np.array([asked.cutoff]))
     first = ExplainFeaturesResponse(
         view=asked.view.name,

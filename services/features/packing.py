@@ -14,20 +14,28 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
+from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
 from services.features.assembly import times, values_of
 from tabular.definitions import field_of
 from tabular.operators import Rows, operator
+from tabular.transform_rules import with_transforms
+from tabular.transforms import extended, needed
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns that a view keeps, its longest window in microseconds and how many rows its lags look back."""
+    """The columns that a view keeps, its longest window in microseconds and how many rows its lags look back.
+
+    `transforms` make some of the columns, when rows arrive, from `sources`, the columns of the dataset that are read.
+    """
 
     numbers: tuple[str, ...]
     texts: tuple[str, ...]
     longest_window: int
     lag: int = 1
+    sources: tuple[str, ...] = ()
+    transforms: tuple[Transform, ...] = ()
 
     @property
     def width(self) -> int:
@@ -50,15 +58,18 @@ def layout_of(view: FeatureView, dataset: Dataset) -> Layout:
     """Return what a view keeps of its dataset's rows."""
     operators = [operator(feature) for feature in view.features]
     columns = sorted({op.column for op in operators if op.column})
+    transforms, sources = needed(view.transforms, columns)
+    dataset = with_transforms(dataset, view.transforms)
     texts = tuple(name for name in columns if _is_text(dataset, name))
     numbers = tuple(name for name in columns if name not in texts)
     longest, lag = max((op.window for op in operators), default=0), max((op.n for op in operators), default=1)
-    return Layout(numbers, texts, longest, lag)
+    return Layout(numbers, texts, longest, lag, tuple(sources), tuple(transforms))
 
 
 def pack(layout: Layout, dataset: Dataset, table: pa.Table) -> tuple[npt.NDArray[np.int64], list[bytes]]:
     """Return the records of a table's rows as a matrix, and their lines of text (none for views without texts)."""
     event, available = times(table, dataset)
+    table = extended(table, layout.transforms)
     matrix = np.empty((table.num_rows, 2 + len(layout.numbers)), dtype="<i8")
     matrix[:, 0], matrix[:, 1] = event, available
     for n, name in enumerate(layout.numbers):

@@ -46,7 +46,7 @@ def rows_of_batches(
     artifacts: ArtifactStore, dataset: Dataset, views: Sequence[View], digests: Sequence[str]
 ) -> Iterator[pa.Table]:
     """Yield the accepted rows of batches, with the columns that the views need."""
-    needed = {name for view in views for name in (*view.entity_keys, *view.layout.numbers, *view.layout.texts)}
+    needed = {name for view in views for name in (*view.entity_keys, *view.layout.sources)}
     needed |= {name for name in (dataset.event_time, dataset.available_time) if name}
     wanted = pa.schema([field for field in arrow_schema(dataset) if field.name in needed])
     for digest in digests:

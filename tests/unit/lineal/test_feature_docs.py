@@ -20,6 +20,7 @@ def payments() -> Dataset:
         fields { name: "payment" type: FIELD_TYPE_STRING }
         fields { name: "card" type: FIELD_TYPE_STRING }
         fields { name: "amount" type: FIELD_TYPE_FLOAT64 }
+        fields { name: "fee" type: FIELD_TYPE_FLOAT64 nullable: true }
         fields { name: "shop" type: FIELD_TYPE_STRING nullable: true }
         fields { name: "channel" type: FIELD_TYPE_STRING }
         fields { name: "paid" type: FIELD_TYPE_TIMESTAMP }

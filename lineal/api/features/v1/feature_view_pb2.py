@@ -23,27 +23,28 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from lineal.api.features.v1 import transform_pb2 as lineal_dot_api_dot_features_dot_v1_dot_transform__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)lineal/api/features/v1/feature_view.proto\x12\x16lineal.api.features.v1\x1a\x1egoogle/protobuf/duration.proto\"D\n\x06Latest\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xce\x01\n\tAggregate\x12;\n\x08\x66unction\x18\x01 \x01(\x0e\x32).lineal.api.features.v1.AggregateFunction\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0e\n\x06\x65quals\x18\x05 \x01(\t\x12&\n\x03per\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x03Lag\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x05\"\x0b\n\tSinceLast\"\x83\x02\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x06latest\x18\x02 \x01(\x0b\x32\x1e.lineal.api.features.v1.LatestH\x00\x12\x36\n\taggregate\x18\x03 \x01(\x0b\x32!.lineal.api.features.v1.AggregateH\x00\x12*\n\x03lag\x18\x05 \x01(\x0b\x32\x1b.lineal.api.features.v1.LagH\x00\x12\x37\n\nsince_last\x18\x06 \x01(\x0b\x32!.lineal.api.features.v1.SinceLastH\x00\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x06\n\x04kind\"\x98\x01\n\x0b\x46\x65\x61tureView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x13\n\x0b\x65ntity_keys\x18\x05 \x03(\t\x12\x31\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x1f.lineal.api.features.v1.Feature*\xa4\x03\n\x11\x41ggregateFunction\x12\"\n\x1e\x41GGREGATE_FUNCTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41GGREGATE_FUNCTION_COUNT\x10\x01\x12\x1a\n\x16\x41GGREGATE_FUNCTION_SUM\x10\x02\x12\x1b\n\x17\x41GGREGATE_FUNCTION_MEAN\x10\x03\x12\x1a\n\x16\x41GGREGATE_FUNCTION_STD\x10\x04\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MIN\x10\x05\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MAX\x10\x06\x12\"\n\x1e\x41GGREGATE_FUNCTION_SHARE_ABOVE\x10\x07\x12\x1b\n\x17\x41GGREGATE_FUNCTION_LAST\x10\x08\x12\x1c\n\x18\x41GGREGATE_FUNCTION_FIRST\x10\t\x12\x1f\n\x1b\x41GGREGATE_FUNCTION_DISTINCT\x10\n\x12\x1b\n\x17\x41GGREGATE_FUNCTION_RATE\x10\x0b\x12#\n\x1f\x41GGREGATE_FUNCTION_SHARE_EQUALS\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)lineal/api/features/v1/feature_view.proto\x12\x16lineal.api.features.v1\x1a\x1egoogle/protobuf/duration.proto\x1a&lineal/api/features/v1/transform.proto\"D\n\x06Latest\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xce\x01\n\tAggregate\x12;\n\x08\x66unction\x18\x01 \x01(\x0e\x32).lineal.api.features.v1.AggregateFunction\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0e\n\x06\x65quals\x18\x05 \x01(\t\x12&\n\x03per\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x03Lag\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x05\"\x0b\n\tSinceLast\"\x83\x02\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x06latest\x18\x02 \x01(\x0b\x32\x1e.lineal.api.features.v1.LatestH\x00\x12\x36\n\taggregate\x18\x03 \x01(\x0b\x32!.lineal.api.features.v1.AggregateH\x00\x12*\n\x03lag\x18\x05 \x01(\x0b\x32\x1b.lineal.api.features.v1.LagH\x00\x12\x37\n\nsince_last\x18\x06 \x01(\x0b\x32!.lineal.api.features.v1.SinceLastH\x00\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x06\n\x04kind\"\xcf\x01\n\x0b\x46\x65\x61tureView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x13\n\x0b\x65ntity_keys\x18\x05 \x03(\t\x12\x31\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x1f.lineal.api.features.v1.Feature\x12\x35\n\ntransforms\x18\x07 \x03(\x0b\x32!.lineal.api.features.v1.Transform*\xa4\x03\n\x11\x41ggregateFunction\x12\"\n\x1e\x41GGREGATE_FUNCTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41GGREGATE_FUNCTION_COUNT\x10\x01\x12\x1a\n\x16\x41GGREGATE_FUNCTION_SUM\x10\x02\x12\x1b\n\x17\x41GGREGATE_FUNCTION_MEAN\x10\x03\x12\x1a\n\x16\x41GGREGATE_FUNCTION_STD\x10\x04\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MIN\x10\x05\x12\x1a\n\x16\x41GGREGATE_FUNCTION_MAX\x10\x06\x12\"\n\x1e\x41GGREGATE_FUNCTION_SHARE_ABOVE\x10\x07\x12\x1b\n\x17\x41GGREGATE_FUNCTION_LAST\x10\x08\x12\x1c\n\x18\x41GGREGATE_FUNCTION_FIRST\x10\t\x12\x1f\n\x1b\x41GGREGATE_FUNCTION_DISTINCT\x10\n\x12\x1b\n\x17\x41GGREGATE_FUNCTION_RATE\x10\x0b\x12#\n\x1f\x41GGREGATE_FUNCTION_SHARE_EQUALS\x10\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.features.v1.feature_view_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AGGREGATEFUNCTION']._serialized_start=845
-  _globals['_AGGREGATEFUNCTION']._serialized_end=1265
-  _globals['_LATEST']._serialized_start=101
-  _globals['_LATEST']._serialized_end=169
-  _globals['_AGGREGATE']._serialized_start=172
-  _globals['_AGGREGATE']._serialized_end=378
-  _globals['_LAG']._serialized_start=380
-  _globals['_LAG']._serialized_end=412
-  _globals['_SINCELAST']._serialized_start=414
-  _globals['_SINCELAST']._serialized_end=425
-  _globals['_FEATURE']._serialized_start=428
-  _globals['_FEATURE']._serialized_end=687
-  _globals['_FEATUREVIEW']._serialized_start=690
-  _globals['_FEATUREVIEW']._serialized_end=842
+  _globals['_AGGREGATEFUNCTION']._serialized_start=940
+  _globals['_AGGREGATEFUNCTION']._serialized_end=1360
+  _globals['_LATEST']._serialized_start=141
+  _globals['_LATEST']._serialized_end=209
+  _globals['_AGGREGATE']._serialized_start=212
+  _globals['_AGGREGATE']._serialized_end=418
+  _globals['_LAG']._serialized_start=420
+  _globals['_LAG']._serialized_end=452
+  _globals['_SINCELAST']._serialized_start=454
+  _globals['_SINCELAST']._serialized_end=465
+  _globals['_FEATURE']._serialized_start=468
+  _globals['_FEATURE']._serialized_end=727
+  _globals['_FEATUREVIEW']._serialized_start=730
+  _globals['_FEATUREVIEW']._serialized_end=937
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lineal.api.features.v1 import transform_pb2 as _transform_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -269,6 +270,7 @@ class FeatureView(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     ENTITY_KEYS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    TRANSFORMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: lowercase letters, digits, hyphen and underscore."""
     description: _builtins.str
@@ -285,6 +287,10 @@ class FeatureView(_message.Message):
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
         """The features, at least one."""
 
+    @_builtins.property
+    def transforms(self) -> _containers.RepeatedCompositeFieldContainer[_transform_pb2.Transform]:
+        """Columns that features may be computed from like those of the dataset, each from columns of the same row, in order."""
+
     def __init__(
         self,
         *,
@@ -294,10 +300,11 @@ class FeatureView(_message.Message):
         dataset: _builtins.str = ...,
         entity_keys: _abc.Iterable[_builtins.str] | None = ...,
         features: _abc.Iterable[Global___Feature] | None = ...,
+        transforms: _abc.Iterable[_transform_pb2.Transform] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "description", b"description", "entity_keys", b"entity_keys", "features", b"features", "name", b"name", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "description", b"description", "entity_keys", b"entity_keys", "features", b"features", "name", b"name", "owner", b"owner", "transforms", b"transforms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
