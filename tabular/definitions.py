@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from lineal.api.features.v1.feature_set_pb2 import ColumnSource, FeatureColumn, FeatureSet, ViewFeatures
 from lineal.api.features.v1.feature_view_pb2 import Feature, FeatureView
-from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType, Sensitivity
 from tabular.feature_rules import NUMBERS, column_type, column_violations, feature_type, feature_violations
 from tabular.schema import Violation, did_you_mean, unknown
 from tabular.schema import field_of as field_of
@@ -24,6 +24,7 @@ from tabular.transform_rules import transform_violations, with_transforms
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _KEYS = (FieldType.FIELD_TYPE_STRING, FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_TIMESTAMP)
+_HIDDEN = "is kept as a pseudonym, which whoever looks features up does not have; use a surrogate key"
 # Columns that a training set has beside keys and features.
 RESERVED = frozenset({"cutoff", "label", "label_time"})
 
@@ -84,6 +85,11 @@ def view_violations(view: FeatureView, dataset: Dataset) -> list[Violation]:
     if not view.entity_keys:
         found.append(Violation("entity_keys", "name the columns that identify the entity, at least one"))
     found += _key_violations("entity_keys", view.entity_keys, dataset)
+    found += [
+        Violation(f"entity_keys[{n}]", f"{key!r} {_HIDDEN}")
+        for n, key in enumerate(view.entity_keys)
+        if _identifies(field_of(dataset, key))
+    ]
     if not view.features:
         found.append(Violation("features", "a view needs at least one feature"))
     seen: set[str] = set()
@@ -231,6 +237,10 @@ def _key_violations(path: str, keys: Iterable[str], dataset: Dataset) -> list[Vi
     return found
 
 
+def _identifies(field: Field | None) -> bool:
+    return field is not None and field.sensitivity == Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER
+
+
 def _wanted_violations(
     path: str, wanted: ViewFeatures, view: FeatureView, spine: Dataset, dataset: Dataset
 ) -> list[Violation]:
@@ -252,6 +262,8 @@ def _wanted_violations(
         elif declared is not None and held.type != declared.type:
             text = f"{column!r} of {spine.name} and {key!r} of {dataset.name} differ in type; declare them the same"
             found.append(Violation(f"{path}.keys", text))
+        if _identifies(held):
+            found.append(Violation(f"{path}.keys", f"{column!r} of {spine.name} {_HIDDEN}"))
     if dataset.event_time and not spine.event_time:
         text = f"{spine.name} has no event_time, so rows of {dataset.name} cannot be cut by it; use static views only"
         found.append(Violation(f"{path}.view", text))
