@@ -57,7 +57,7 @@ def assembled(registered: FeatureSetRegistered, views: Mapping[str, FeatureView]
                 continue
             kind = feature.WhichOneof("kind") or ""
             column = getattr(getattr(feature, kind, None), "column", "")
-            read = [column] if column else list(view.entity_keys)
+            read = _sources(view, column) if column else list(view.entity_keys)
             name = f"{wanted.prefix or wanted.view}_{feature.name}"
             subtype = "AGGREGATION" if kind == "aggregate" else "TRANSFORMATION"
             origins[name] = _origin([(view.dataset, each) for each in read], subtype)
@@ -85,6 +85,21 @@ def _field(name: str, enum_name: str, position: int, description: str = "") -> F
     kind = enum_name.partition("_TYPE_")[2].lower()
     found: Facet = {"name": name, "type": kind, "ordinal_position": position}
     return {**found, "description": description} if description else found
+
+
+def _sources(view: FeatureView, column: str) -> list[str]:
+    """Return the columns of the dataset that a column is, or is computed from by the view's transforms."""
+    found = {column: None}
+    for transform in reversed(view.transforms):
+        kind = transform.WhichOneof("kind") or ""
+        declared = getattr(transform, kind, None)
+        made = {transform.name, getattr(declared, "flag", "")}
+        if made.isdisjoint(found):
+            continue
+        places = ("column", "numerator", "denominator", "left", "right")
+        found = {name: None for name in found if name not in made}
+        found |= {name: None for place in places if (name := getattr(declared, place, ""))}
+    return list(found)
 
 
 def _origin(columns: Iterable[tuple[str, str]], subtype: str) -> Facet:
