@@ -1,9 +1,8 @@
 """Settings of features."""
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from chassis.settings import ServiceSettings
@@ -25,12 +24,13 @@ class Settings(ServiceSettings):
     dask_worker_mebibytes: int = Field(default=1024, ge=256)
     dask_tls_ca: Path | None = None
     dask_tls_certificate: Path | None = None
-    dask_tls_key: Path | None = None
+    dask_tls_key: Path | None = Field(default=None, validate_default=True)
     redis_url: str | None = None
 
-    @model_validator(mode="after")
-    def _tls_is_whole(self) -> Self:
-        given = [self.dask_tls_ca, self.dask_tls_certificate, self.dask_tls_key]
-        if any(given) and not all(given):
-            raise ValueError("give DASK_TLS_CA, DASK_TLS_CERTIFICATE and DASK_TLS_KEY together")
-        return self
+    @field_validator("dask_tls_key")
+    @classmethod
+    def _tls_is_whole(cls, key: Path | None, others: ValidationInfo) -> Path | None:
+        given = {key is None, *(others.data.get(name) is None for name in ("dask_tls_ca", "dask_tls_certificate"))}
+        if len(given) > 1:
+            raise ValueError("LINEAL_FEATURES_DASK_TLS_CA, _CERTIFICATE and _KEY go together: give all three or none")
+        return key
