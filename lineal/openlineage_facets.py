@@ -5,7 +5,7 @@ from typing import Any
 
 from lineal import __version__
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
-from lineal.api.features.v1.feature_set_pb2 import ColumnType
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
@@ -48,19 +48,17 @@ def assembled(registered: FeatureSetRegistered, views: Mapping[str, FeatureView]
         asked.column: _origin([(declaration.spine.dataset, asked.column)], "IDENTITY")
         for asked in declaration.request_features
     }
+    # The columns of views stand in the order of the declaration; their names are the platform's business.
+    names = (column.name for column in registered.columns if column.source == ColumnSource.COLUMN_SOURCE_VIEW)
     for wanted in declaration.view_features:
-        view = views.get(wanted.view)
-        if view is None:
-            continue
-        for feature in view.features:
-            if wanted.features and feature.name not in wanted.features:
-                continue
+        view = views[wanted.view]
+        declared_features = {feature.name: feature for feature in view.features}
+        for feature in map(declared_features.__getitem__, wanted.features or declared_features):
             kind = feature.WhichOneof("kind") or ""
             column = getattr(getattr(feature, kind, None), "column", "")
             read = _sources(view, column) if column else list(view.entity_keys)
-            name = f"{wanted.prefix or wanted.view}_{feature.name}"
             subtype = "AGGREGATION" if kind == "aggregate" else "TRANSFORMATION"
-            origins[name] = _origin([(view.dataset, each) for each in read], subtype)
+            origins[next(names)] = _origin([(view.dataset, each) for each in read], subtype)
     if declaration.label.column:
         origins["label"] = _origin([(declaration.label.dataset, declaration.label.column)], "TRANSFORMATION")
     return {

@@ -25,6 +25,7 @@ from openlineage.client.serde import Serde
 
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
 from lineal.api.features.v1.feature_set_pb2 import (
+    ColumnSource,
     ColumnType,
     FeatureColumn,
     FeatureSet,
@@ -72,11 +73,15 @@ DELAY = FeatureSetRegistered(
         name="delay",
         spine=Spine(dataset="flights"),
         request_features=[RequestFeature(column="distance")],
-        view_features=[ViewFeatures(view="carrier", features=["last", "count"], prefix="by_carrier")],
+        view_features=[ViewFeatures(view="carrier", features=["count", "last"], prefix="by_carrier_")],
         label=Label(dataset="flights", column="delay"),
     ),
     version="v1",
-    columns=[FeatureColumn(name="distance", type=ColumnType.COLUMN_TYPE_NUMERIC)],
+    columns=[
+        FeatureColumn(name="distance", type=ColumnType.COLUMN_TYPE_NUMERIC),
+        FeatureColumn(name="by_carrier_count", source=ColumnSource.COLUMN_SOURCE_VIEW),
+        FeatureColumn(name="by_carrier_last", source=ColumnSource.COLUMN_SOURCE_VIEW),
+    ],
 )
 STORY: list[tuple[str, Message]] = [
     ("person:ada", DatasetRegistered(dataset=FLIGHTS)),
