@@ -19,7 +19,7 @@ _BACKPORTS = {(3, 44): 6, (3, 50): 7}
 _SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs"}
 _MOUNTS = Path("/proc/self/mountinfo")
-# SQLite checkpoints at 16 MiB here; one large transaction may pass that, this much means that nothing is reset any more.
+# Checkpoints come at 16 MiB; one large transaction may pass that, this much means that nothing is reset any more.
 _MOST_WAL_BYTES = 256 * 1024 * 1024
 _PG_SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
 

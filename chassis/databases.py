@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 READERS = 4
 _BUSY_MILLIS = 10_000
-# Of 4 KiB, four times what SQLite does by itself: a checkpoint, which syncs two files, is shared by as many more commits.
+# Of 4 KiB; four times what SQLite does by itself, so that four times as many commits share a checkpoint and its syncs.
 _CHECKPOINT_PAGES = 4_000
 
 
