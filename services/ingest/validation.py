@@ -27,6 +27,8 @@ _NULL = "must not be null"
 _DUPLICATE = "the row key is in the batch already; the first such row counts"
 _FINITE = "must be a finite number"
 _MOST_REASONS = 5
+# Of two kinds that a field has at once the higher one counts.
+_RANKS = {"value": 0, "duplicate": 1, "type": 2}
 
 # By row and field what is wrong, and of which kind: `type` (no value of its type), `duplicate`, `value` or `rule`.
 Reasons = dict[int, dict[str, tuple[str, str]]]
@@ -138,12 +140,24 @@ class Validator:
                 raise RuntimeError(f"rule {check!r} of column {column!r} failed as a whole")
             found = reasons.setdefault(int(index), {})
             if check == "multiple_fields_uniqueness" or column not in self._schema.columns:
-                found[",".join(self._row_key)] = _DUPLICATE, "duplicate"
+                _keep(found, ",".join(self._row_key), _DUPLICATE, "duplicate")
             elif check == "not_nullable":
-                found[str(column)] = _NULL, "type"
+                _keep(found, str(column), _NULL, "type")
             else:
-                found[str(column)] = str(check), "type" if check == _FINITE else "value"
+                _keep(found, str(column), str(check), "type" if check == _FINITE else "value")
         return reasons
+
+
+def _keep(found: dict[str, tuple[str, str]], field: str, why: str, kind: str) -> None:
+    """Note what a check says of a field, whatever another has said of it in whichever order.
+
+    What bars a release is never hidden by what does not: infinity is above every maximum, too.
+    """
+    before = found.get(field)
+    if before is None or _RANKS[kind] > _RANKS[before[1]]:
+        found[field] = why, kind
+    elif kind == before[1] == "value":
+        found[field] = f"{before[0]}; {why}", kind
 
 
 def _add(reasons: Reasons, row: int, field: str, why: str) -> None:

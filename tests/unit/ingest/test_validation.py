@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
-from services.ingest.validation import REASONS, ROW_NUMBER, Validator, commonest
+from services.ingest.validation import REASONS, ROW_NUMBER, Validator, commonest, kinds_of
 from tabular.schema import arrow_schema
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -74,6 +74,29 @@ def test_a_row_with_two_faults_names_both() -> None:
     rows: list[dict[str, object]] = [{"key": 1, "value": -1.0, "text": None}]
     _, refused = check(dataset(minimum=0.0, nullable=False), rows)
     assert refused == {0: {"value": "must be at least 0", "text": "must not be null"}}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_an_infinite_number_bars_a_release_although_it_breaks_a_bound_too(value: float) -> None:
+    declared = dataset(minimum=0.0, maximum=5.0)
+    table = pa.Table.from_pylist([{"key": 1, "value": value, "text": None}], schema=arrow_schema(declared))
+    (text,) = Validator(declared).validate(table).quarantined[REASONS].to_pylist()
+    assert json.loads(text) == [{"field": "value", "message": "must be a finite number", "kind": "type"}]
+    assert kinds_of(text) == {"type"}
+
+
+def test_a_field_that_breaks_two_rules_names_both() -> None:
+    _, refused = check(dataset(allowed=["a", "b"], pattern="[a-z]"), [{"key": 1, "value": None, "text": "Q"}])
+    assert refused == {0: {"text": "must be one of a, b; must match [a-z]"}}
+
+
+def test_a_row_key_that_comes_again_is_a_duplicate_whatever_else_it_breaks() -> None:
+    declared = dataset()
+    declared.fields[0].maximum = 5
+    rows: list[dict[str, object]] = [{"key": 9, "value": None, "text": None}] * 2
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(declared))
+    texts = Validator(declared).validate(table).quarantined[REASONS].to_pylist()
+    assert [kinds_of(text) for text in texts] == [{"value"}, {"duplicate"}]
 
 
 def test_an_empty_batch_is_valid() -> None:
