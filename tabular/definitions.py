@@ -3,19 +3,16 @@
 Every check returns all violations it finds, as paths in the message with a text that says what to do; none means valid.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 
 from lineal.api.features.v1.feature_set_pb2 import ColumnSource, FeatureColumn, FeatureSet, ViewFeatures
 from lineal.api.features.v1.feature_view_pb2 import Feature, FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType, Sensitivity
+from lineal.versions import version as version
 from tabular.feature_rules import NUMBERS, column_type, column_violations, feature_type, feature_violations
 from tabular.schema import Violation, did_you_mean, unknown
 from tabular.schema import field_of as field_of
@@ -27,13 +24,6 @@ _KEYS = (FieldType.FIELD_TYPE_STRING, FieldType.FIELD_TYPE_INT64, FieldType.FIEL
 _HIDDEN = "is kept as a pseudonym, which whoever looks features up does not have; use a surrogate key"
 # Columns that a training set has beside keys and features.
 RESERVED = frozenset({"cutoff", "label", "label_time"})
-
-
-def version(declaration: Message, *others: str) -> str:
-    """Return the SHA-256, in hex, of a declaration and of the versions it stands on."""
-    content = [MessageToDict(declaration, preserving_proto_field_name=True), *others]
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def name_violations(path: str, name: str) -> list[Violation]:

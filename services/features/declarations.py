@@ -11,6 +11,7 @@ from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewR
 from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.versions import set_version
 from tabular.definitions import columns_of, entity_columns, set_violations, version, view_violations
 from tabular.schema import Violation
 
@@ -73,7 +74,7 @@ def register_set(
     if violations:
         raise FeatureSetInvalid(f"the declaration of feature set {feature_set.name!r} is not valid", violations)
     used = {wanted.view: views[wanted.view].version for wanted in feature_set.view_features}
-    found = version(feature_set, *(f"{name}={used[name]}" for name in sorted(used)))
+    found = set_version(feature_set, used)
     if state.registered is not None and state.registered.version == found:
         return []
     return [

@@ -20,8 +20,9 @@ from lineal.api.registry.v1.events_pb2 import (
     SagaRequested,
 )
 from lineal.api.registry.v1.model_pb2 import RetrainPolicy
+from lineal.defaults import endpoint_with_defaults
 from services.registry.names import check_name
-from services.registry.policies import check_monitoring, check_release, filled_in
+from services.registry.policies import check_monitoring, check_release
 
 CHAMPION = ArmRole.ARM_ROLE_CHAMPION
 CHALLENGER = ArmRole.ARM_ROLE_CHALLENGER
@@ -90,7 +91,7 @@ def register(state: EndpointAggregate, endpoint: Endpoint) -> Sequence[Message]:
 
     Raises EndpointInvalid, EndpointModelFixed.
     """
-    endpoint = filled_in(endpoint)
+    endpoint = endpoint_with_defaults(endpoint)
     violations = [*check_name("endpoint.name", endpoint.name), *check_release(endpoint), *check_monitoring(endpoint)]
     if violations:
         raise EndpointInvalid(f"endpoint {endpoint.name!r} cannot be declared so", violations)

@@ -8,10 +8,9 @@ from google.protobuf.message import Message
 from chassis.aggregate import Decider
 from chassis.errors import FieldViolation, InvalidArgument
 from lineal.api.registry.v1.events_pb2 import ModelRegistered
-from lineal.api.registry.v1.model_pb2 import GatePolicy, Model
+from lineal.api.registry.v1.model_pb2 import Model
+from lineal.defaults import model_with_defaults
 from services.registry.names import check_name
-
-_DEFAULT_GATES = GatePolicy(min_rows=500, max_auc_loss=0.01, max_brier_increase=0.005, max_rmse_increase=0.02)
 
 
 class ModelInvalid(InvalidArgument):
@@ -30,7 +29,7 @@ def register(state: ModelState, model: Model) -> Sequence[Message]:
 
     Raises ModelInvalid.
     """
-    model = with_defaults(model)
+    model = model_with_defaults(model)
     violations = [*check_name("model.name", model.name), *_check_parameters(model), *_check_policies(model)]
     if violations:
         raise ModelInvalid(f"model {model.name!r} cannot be declared so", violations)
@@ -43,17 +42,6 @@ def evolve(state: ModelState, event: Message) -> ModelState:
 
 
 decider = Decider(ModelState(), evolve)
-
-
-def with_defaults(model: Model) -> Model:
-    """Return the model with unset gate limits filled in."""
-    filled = Model()
-    filled.CopyFrom(model)
-    gates = filled.gates
-    for name in ("min_rows", "max_auc_loss", "max_brier_increase", "max_rmse_increase"):
-        if not getattr(gates, name):
-            setattr(gates, name, getattr(_DEFAULT_GATES, name))
-    return filled
 
 
 def _check_parameters(model: Model) -> list[FieldViolation]:

@@ -1,43 +1,7 @@
-"""Policies of an endpoint: defaults and checks."""
-
-from google.protobuf.duration_pb2 import Duration
+"""Policies of an endpoint: checks."""
 
 from chassis.errors import FieldViolation
-from lineal.api.registry.v1.endpoint_pb2 import Endpoint, MonitoringPolicy, ReleasePolicy
-
-_RELEASE = ReleasePolicy(
-    shadow_units=200,
-    canary_shares=[0.05, 0.25, 0.5],
-    min_units=300,
-    max_units=20_000,
-    alpha=0.01,
-    brier_tolerance=0.005,
-)
-_MONITORING = MonitoringPolicy(
-    period=Duration(seconds=7 * 86_400),
-    allowed_lateness=Duration(seconds=3600),
-    min_rows=500,
-    false_discovery_rate=0.01,
-    min_effect=0.2,
-)
-
-
-def filled_in(endpoint: Endpoint) -> Endpoint:
-    """Return the endpoint with the defaults of what its policies leave unset."""
-    filled = Endpoint()
-    filled.CopyFrom(endpoint)
-    for policy, defaults in ((filled.release, _RELEASE), (filled.monitoring, _MONITORING)):
-        given = {field.name for field, _ in policy.ListFields()}
-        for field, value in defaults.ListFields():
-            if field.name in given:
-                continue
-            if field.is_repeated:
-                getattr(policy, field.name).extend(value)
-            elif field.message_type is not None:
-                getattr(policy, field.name).CopyFrom(value)
-            else:
-                setattr(policy, field.name, value)
-    return filled
+from lineal.api.registry.v1.endpoint_pb2 import Endpoint
 
 
 def check_release(endpoint: Endpoint) -> list[FieldViolation]:

@@ -1,0 +1,52 @@
+"""What the policies of models and endpoints are where a declaration leaves them unset."""
+
+from google.protobuf.duration_pb2 import Duration
+
+from lineal.api.registry.v1.endpoint_pb2 import Endpoint, MonitoringPolicy, ReleasePolicy
+from lineal.api.registry.v1.model_pb2 import GatePolicy, Model
+
+_GATES = GatePolicy(min_rows=500, max_auc_loss=0.01, max_brier_increase=0.005, max_rmse_increase=0.02)
+_RELEASE = ReleasePolicy(
+    shadow_units=200,
+    canary_shares=[0.05, 0.25, 0.5],
+    min_units=300,
+    max_units=20_000,
+    alpha=0.01,
+    brier_tolerance=0.005,
+)
+_MONITORING = MonitoringPolicy(
+    period=Duration(seconds=7 * 86_400),
+    allowed_lateness=Duration(seconds=3600),
+    min_rows=500,
+    false_discovery_rate=0.01,
+    min_effect=0.2,
+)
+
+
+def model_with_defaults(model: Model) -> Model:
+    """Return the model with unset gate limits filled in."""
+    filled = Model()
+    filled.CopyFrom(model)
+    gates = filled.gates
+    for name in ("min_rows", "max_auc_loss", "max_brier_increase", "max_rmse_increase"):
+        if not getattr(gates, name):
+            setattr(gates, name, getattr(_GATES, name))
+    return filled
+
+
+def endpoint_with_defaults(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint with the defaults of what its policies leave unset."""
+    filled = Endpoint()
+    filled.CopyFrom(endpoint)
+    for policy, defaults in ((filled.release, _RELEASE), (filled.monitoring, _MONITORING)):
+        given = {field.name for field, _ in policy.ListFields()}
+        for field, value in defaults.ListFields():
+            if field.name in given:
+                continue
+            if field.is_repeated:
+                getattr(policy, field.name).extend(value)
+            elif field.message_type is not None:
+                getattr(policy, field.name).CopyFrom(value)
+            else:
+                setattr(policy, field.name, value)
+    return filled
