@@ -29,9 +29,12 @@ from lineal.channel import DEFAULT_DEADLINE_SECONDS
 from lineal.errors import CallFailed as CallFailed
 from lineal.errors import Mistake, ProjectInvalid, call_failed
 from lineal.frames import as_table, columns, from_pieces, micros
+from lineal.plan import Plan
+from lineal.plan import plan as compare
 from lineal.profile import Profile
 from lineal.project import Definition, read_project
 from lineal.quarantine import Quarantine
+from lineal.registered import read_registered
 from lineal.sending import Ingested as Ingested
 from lineal.sending import send
 
@@ -101,6 +104,14 @@ class Client:
                 ) from error
             applied.append(Applied(definition.kind, definition.name, position))
         return applied
+
+    def plan(self, folder: Path | str) -> Plan:
+        """Return what `apply` of a project folder would change; writes nothing. Raises ProjectInvalid, CallFailed.
+
+        What a service would refuse is not found here, only mistakes in the files themselves.
+        """
+        definitions = read_project(Path(folder))
+        return compare((d.message for d in definitions), read_registered(self.services, definitions))
 
     def _register(self, definition: Definition) -> int:
         message, request_id = definition.message, new_request_id()

@@ -10,7 +10,7 @@ import click
 import typer
 
 from lineal import __version__
-from lineal.cli import backups, datasets, features, keep, log, look, prove, quarantine, suite, tables, work
+from lineal.cli import backups, datasets, features, keep, log, look, planning, prove, quarantine, suite, tables, work
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -39,6 +39,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     suite.status,
     suite.doctor,
     tables.parked,
+    planning.plan,
     work.apply,
     work.ingest,
     work.train,
