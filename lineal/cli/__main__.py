@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from lineal import __version__
@@ -97,22 +96,17 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that a person can mend end in one message and exit code 1."""
+    """Run the command line; errors that a person can mend end in one message and exit code 1, wrong usage in 2."""
     # `--json` may stand anywhere on the line.
     if "--json" in sys.argv[1:]:
         sys.argv = [sys.argv[0], *(argument for argument in sys.argv[1:] if argument != "--json")]
         options.json = True
     try:
-        sys.exit(app(standalone_mode=False))
+        app()
     except (LinealError, ProfileError) as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
 
 
 if __name__ == "__main__":
