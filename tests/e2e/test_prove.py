@@ -99,7 +99,7 @@ def test_columns_that_a_request_brings_are_recorded_as_such(
     row = notebook["new"].head(1).assign(customer_orders_30d=99.0, order_id=["given"])
     with suite.client() as client:
         answer = client.predict("unpaid", row, key="order_id", event_time=notebook["now"])["prediction_id"].iloc[0]
-        # Records go to monitor in batches.
+        # Records go to monitor in batches, and nobody is told when: looked for again until the test's own time limit.
         while (client.predictions("unpaid")["prediction_id"] == answer).sum() == 0:
             time.sleep(0.1)
     suite.lineal("prove", answer, "-o", str(tmp_path / "given.json"))
