@@ -14,7 +14,7 @@ from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
 from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
-from services.features import assembly, declarations, explaining, projections, training
+from services.features import assembly, declarations, explaining, parity, projections, training
 from services.features.batches import batches
 from services.features.compute import Compute, Stop
 from services.features.lookup import Cache, Prepared, answer, prepare
@@ -234,6 +234,25 @@ class Features:
                 response.view_version, response.view_position = views[wanted.view].version, of_views[wanted.view]
                 response.feature_set_position, response.position = declared, position
                 yield response
+
+    async def check_parity(self, request: api.CheckParityRequest) -> api.CheckParityResponse:
+        """Compare what was served with what accepted rows give. Raises FeatureSetUnknown, KeyInvalid, TooManyServed."""
+        # A position that the log has not reached is not waited for.
+        position = min(max((one.position for one in request.served), default=0), await self._log.head())
+        registered = await self.feature_set(request.feature_set, request.feature_set_version, position)
+        views = await self._views_of(registered)
+        declared = {name: view.feature_view for name, view in views.items()}
+        feature_set = registered.feature_set
+        names = [feature_set.spine.dataset, *(view.dataset for view in declared.values())]
+        datasets = await self._tables.query(lambda connection: projections.datasets(connection, names))
+        asked = parity.asked_of(request.served, datasets[feature_set.spine.dataset], registered.entity_columns)
+        tables = []
+        for n, wanted in enumerate(feature_set.view_features if request.served else ()):
+            view = declared[wanted.view]
+            found = await self._batches.query(lambda c, name=view.dataset: batches(c, name, position), position)  # type: ignore[misc]
+            one = parity.View(feature_set, n, view, datasets[view.dataset], found)
+            tables.append(await asyncio.to_thread(parity.computed, self._artifacts, one, asked))
+        return await asyncio.to_thread(parity.compared, request.served, feature_set, declared, tables)
 
     async def _prepare(self, name: str, version: str, min_position: int) -> Prepared:
         if (name, version) in self._prepared:

@@ -71,6 +71,13 @@ def columns_read(wanted: ViewFeatures, view: FeatureView) -> list[str]:
     return needed(view.transforms, columns_used(wanted, view))[1]
 
 
+def schema_read(wanted: ViewFeatures, view: FeatureView, dataset: Dataset) -> pa.Schema:
+    """Return the columns of the dataset that are read for a view's features: with its entity keys and times."""
+    needed = {*view.entity_keys, *columns_read(wanted, view)}
+    needed |= {name for name in (dataset.event_time, dataset.available_time) if name}
+    return pa.schema([field for field in arrow_schema(dataset) if field.name in needed])
+
+
 def columns_used(wanted: ViewFeatures, view: FeatureView) -> list[str]:
     """Return the columns that a view's features take, of the dataset and of the view's transforms."""
     operators = (operator(feature) for feature in wanted_features(wanted, view))

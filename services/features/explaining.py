@@ -14,7 +14,7 @@ from lineal.api.features.v1.feature_set_pb2 import ViewFeatures
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.features.v1.features_service_pb2 import ContributingRow, ExplainFeaturesResponse, FieldStatus
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from services.features.assembly import columns_read, columns_used, rows_of, times
+from services.features.assembly import columns_used, rows_of, schema_read, times
 from services.features.batches import Batch
 from tabular import columns as tabular_columns
 from tabular.definitions import prefix_of, spine_keys, wanted_features
@@ -122,9 +122,7 @@ def _newest_first(batch: Batch) -> tuple[int, int]:
 
 
 def _columns(asked: Asked) -> pa.Schema:
-    needed = {*asked.view.entity_keys, *columns_read(asked.wanted, asked.view)}
-    needed |= {name for name in (asked.dataset.event_time, asked.dataset.available_time) if name}
-    return pa.schema([field for field in arrow_schema(asked.dataset) if field.name in needed])
+    return schema_read(asked.wanted, asked.view, asked.dataset)
 
 
 def _texts(asked: Asked) -> list[str]:
@@ -139,14 +137,15 @@ def _key(asked: Asked) -> dict[str, pa.Scalar] | None:
         if not text:
             return None
         try:
-            found[name] = _scalar(text, kinds[name])
+            found[name] = key_scalar(text, kinds[name])
         except (pa.ArrowInvalid, ValueError) as error:
             what = FieldViolation(f"entities[{name}]", f"{text[:60]!r} is no {kinds[name]}")
             raise KeyInvalid(f"entity key {name!r} of view {asked.view.name!r}: {error}", [what]) from error
     return found
 
 
-def _scalar(text: str, kind: pa.DataType) -> pa.Scalar:
+def key_scalar(text: str, kind: pa.DataType) -> pa.Scalar:
+    """Return the value of an entity key from its text in a record of a prediction. Raises ArrowInvalid, ValueError."""
     if pa.types.is_timestamp(kind) and not text.endswith("Z") and "+" not in text:
         # As records of predictions have times: in UTC, without saying so.
         text += "Z"

@@ -95,6 +95,9 @@ class FeaturesServicer(FeaturesServiceServicer):
         async for response in self._features.explain(request):
             yield response
 
+    async def CheckParity(self, request: api.CheckParityRequest, context: Context) -> api.CheckParityResponse:
+        return await self._features.check_parity(request)
+
 
 def _response(registered: FeatureSetRegistered, datasets: list[str]) -> api.GetFeatureSetResponse:
     return api.GetFeatureSetResponse(

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lineal.api.features.v1 import feature_set_pb2 as _feature_set_pb2
 from lineal.api.features.v1 import feature_view_pb2 as _feature_view_pb2
+from lineal.api.features.v1 import parity_pb2 as _parity_pb2
 from lineal.api.tabular.v1 import column_pb2 as _column_pb2
 import builtins as _builtins
 import sys
@@ -970,3 +971,63 @@ class ExplainFeaturesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainFeaturesResponse: _TypeAlias = ExplainFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class CheckParityRequest(_message.Message):
+    """Request of CheckParity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_SET_FIELD_NUMBER: _builtins.int
+    FEATURE_SET_VERSION_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    feature_set: _builtins.str
+    """Name of the feature set."""
+    feature_set_version: _builtins.str
+    """Its version; empty for the newest."""
+    @_builtins.property
+    def served(self) -> _containers.RepeatedCompositeFieldContainer[_parity_pb2.ServedFeatures]:
+        """What was served, at most 1,000 predictions; the log must have got as far as each of their positions."""
+
+    def __init__(
+        self,
+        *,
+        feature_set: _builtins.str = ...,
+        feature_set_version: _builtins.str = ...,
+        served: _abc.Iterable[_parity_pb2.ServedFeatures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "served", b"served"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckParityRequest: _TypeAlias = CheckParityRequest  # noqa: Y015
+
+@_typing.final
+class CheckParityResponse(_message.Message):
+    """Response of CheckParity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    values: _builtins.int
+    """Values compared."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[_parity_pb2.ParityDifference]:
+        """Those that differ, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        values: _builtins.int = ...,
+        differences: _abc.Iterable[_parity_pb2.ParityDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckParityResponse: _TypeAlias = CheckParityResponse  # noqa: Y015

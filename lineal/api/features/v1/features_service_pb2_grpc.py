@@ -90,6 +90,11 @@ class FeaturesServiceStub(object):
                 request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesResponse.FromString,
                 _registered_method=True)
+        self.CheckParity = channel.unary_unary(
+                '/lineal.api.features.v1.FeaturesService/CheckParity',
+                request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.CheckParityRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.CheckParityResponse.FromString,
+                _registered_method=True)
 
 
 class FeaturesServiceServicer(object):
@@ -178,6 +183,16 @@ class FeaturesServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckParity(self, request, context):
+        """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
+        recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
+        1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
+        column's type.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeaturesServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -235,6 +250,11 @@ def add_FeaturesServiceServicer_to_server(servicer, server):
                     servicer.ExplainFeatures,
                     request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesRequest.FromString,
                     response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesResponse.SerializeToString,
+            ),
+            'CheckParity': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckParity,
+                    request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.CheckParityRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.CheckParityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -535,6 +555,33 @@ class FeaturesService(object):
             '/lineal.api.features.v1.FeaturesService/ExplainFeatures',
             lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesRequest.SerializeToString,
             lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ExplainFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckParity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.features.v1.FeaturesService/CheckParity',
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.CheckParityRequest.SerializeToString,
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.CheckParityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,12 @@ class FeaturesServiceStub:
     """Streams the accepted rows that make one entity's view features at a cut-off, as known at a log position, view by view in
     the order of the feature set, with the values computed from them. FAILED_PRECONDITION above 10,000 rows.
     """
+    CheckParity: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.CheckParityRequest, _features_service_pb2.CheckParityResponse]
+    """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
+    recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
+    1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
+    column's type.
+    """
 
 @_typing.type_check_only
 class FeaturesServiceAsyncStub(FeaturesServiceStub):
@@ -100,6 +106,12 @@ class FeaturesServiceAsyncStub(FeaturesServiceStub):
     ExplainFeatures: _aio.UnaryStreamMultiCallable[_features_service_pb2.ExplainFeaturesRequest, _features_service_pb2.ExplainFeaturesResponse]  # type: ignore[assignment]
     """Streams the accepted rows that make one entity's view features at a cut-off, as known at a log position, view by view in
     the order of the feature set, with the values computed from them. FAILED_PRECONDITION above 10,000 rows.
+    """
+    CheckParity: _aio.UnaryUnaryMultiCallable[_features_service_pb2.CheckParityRequest, _features_service_pb2.CheckParityResponse]  # type: ignore[assignment]
+    """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
+    recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
+    1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
+    column's type.
     """
 
 class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -200,6 +212,18 @@ class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_features_service_pb2.ExplainFeaturesResponse], _abc.AsyncIterator[_features_service_pb2.ExplainFeaturesResponse]]:
         """Streams the accepted rows that make one entity's view features at a cut-off, as known at a log position, view by view in
         the order of the feature set, with the values computed from them. FAILED_PRECONDITION above 10,000 rows.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckParity(
+        self,
+        request: _features_service_pb2.CheckParityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_service_pb2.CheckParityResponse, _abc.Awaitable[_features_service_pb2.CheckParityResponse]]:
+        """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
+        recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
+        1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
+        column's type.
         """
 
 def add_FeaturesServiceServicer_to_server(servicer: FeaturesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

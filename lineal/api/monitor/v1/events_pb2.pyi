@@ -130,3 +130,29 @@ class AlarmRaised(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AlarmRaised: _TypeAlias = AlarmRaised  # noqa: Y015
+
+@_typing.final
+class ParityChecked(_message.Message):
+    """Looked-up features of predictions were computed anew, offline, and compared with what was served. Stream
+    `monitor/<endpoint>`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def check(self) -> _report_pb2.ParityCheck:
+        """The check."""
+
+    def __init__(
+        self,
+        *,
+        check: _report_pb2.ParityCheck | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParityChecked: _TypeAlias = ParityChecked  # noqa: Y015

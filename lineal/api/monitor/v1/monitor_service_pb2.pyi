@@ -353,6 +353,134 @@ class ExaminePeriodsResponse(_message.Message):
 Global___ExaminePeriodsResponse: _TypeAlias = ExaminePeriodsResponse  # noqa: Y015
 
 @_typing.final
+class CheckParityRequest(_message.Message):
+    """Request of CheckParity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID of the command."""
+    endpoint: _builtins.str
+    """Name of the endpoint."""
+    predictions: _builtins.int
+    """At most so many predictions, those with the latest event times; 0 means 200, the most is 10,000."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Event times from here, inclusive; unset is no limit."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Event times before here; unset is no limit."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        predictions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "endpoint", b"endpoint", "predictions", b"predictions", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckParityRequest: _TypeAlias = CheckParityRequest  # noqa: Y015
+
+@_typing.final
+class CheckParityResponse(_message.Message):
+    """Response of CheckParity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Log position of the newest event."""
+    @_builtins.property
+    def check(self) -> _report_pb2.ParityCheck:
+        """What was checked and found."""
+
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedCompositeFieldContainer[_report_pb2.Alarm]:
+        """Alarms raised by this call."""
+
+    @_builtins.property
+    def report(self) -> _report_pb2.ParityReport:
+        """The evidence."""
+
+    def __init__(
+        self,
+        *,
+        check: _report_pb2.ParityCheck | None = ...,
+        alarms: _abc.Iterable[_report_pb2.Alarm] | None = ...,
+        report: _report_pb2.ParityReport | None = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "check", b"check", "position", b"position", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckParityResponse: _TypeAlias = CheckParityResponse  # noqa: Y015
+
+@_typing.final
+class GetParityReportRequest(_message.Message):
+    """Request of GetParityReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_DIGEST_FIELD_NUMBER: _builtins.int
+    report_digest: _builtins.str
+    """Digest of the report."""
+    def __init__(
+        self,
+        *,
+        report_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report_digest", b"report_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetParityReportRequest: _TypeAlias = GetParityReportRequest  # noqa: Y015
+
+@_typing.final
+class GetParityReportResponse(_message.Message):
+    """Response of GetParityReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> _report_pb2.ParityReport:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: _report_pb2.ParityReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetParityReportResponse: _TypeAlias = GetParityReportResponse  # noqa: Y015
+
+@_typing.final
 class ListPeriodsRequest(_message.Message):
     """Request of ListPeriods."""
 

@@ -60,6 +60,16 @@ class MonitorServiceStub(object):
                 request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ExaminePeriodsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ExaminePeriodsResponse.FromString,
                 _registered_method=True)
+        self.CheckParity = channel.unary_unary(
+                '/lineal.api.monitor.v1.MonitorService/CheckParity',
+                request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.CheckParityRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.CheckParityResponse.FromString,
+                _registered_method=True)
+        self.GetParityReport = channel.unary_unary(
+                '/lineal.api.monitor.v1.MonitorService/GetParityReport',
+                request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetParityReportRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetParityReportResponse.FromString,
+                _registered_method=True)
         self.ListPeriods = channel.unary_unary(
                 '/lineal.api.monitor.v1.MonitorService/ListPeriods',
                 request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ListPeriodsRequest.SerializeToString,
@@ -129,6 +139,22 @@ class MonitorServiceServicer(object):
     def ExaminePeriods(self, request, context):
         """Closes every period that the watermark has passed, examines it for drift and performance, and raises alarms. Also seals
         records that wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckParity(self, request, context):
+        """Has the looked-up features of an endpoint's newest predictions computed anew, offline, each as known at its recorded log
+        position, and records the result. Raises an alarm when a prediction differs that no check before has found. A check of the
+        same predictions with the same result is recorded once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetParityReport(self, request, context):
+        """Returns the evidence of a parity check. NOT_FOUND when there is none of that digest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,6 +230,16 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.ExaminePeriods,
                     request_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ExaminePeriodsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ExaminePeriodsResponse.SerializeToString,
+            ),
+            'CheckParity': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckParity,
+                    request_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.CheckParityRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.CheckParityResponse.SerializeToString,
+            ),
+            'GetParityReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetParityReport,
+                    request_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetParityReportRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetParityReportResponse.SerializeToString,
             ),
             'ListPeriods': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPeriods,
@@ -372,6 +408,60 @@ class MonitorService(object):
             '/lineal.api.monitor.v1.MonitorService/ExaminePeriods',
             lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ExaminePeriodsRequest.SerializeToString,
             lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ExaminePeriodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckParity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.monitor.v1.MonitorService/CheckParity',
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.CheckParityRequest.SerializeToString,
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.CheckParityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetParityReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.monitor.v1.MonitorService/GetParityReport',
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetParityReportRequest.SerializeToString,
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.GetParityReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

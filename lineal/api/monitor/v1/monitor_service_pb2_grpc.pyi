@@ -49,6 +49,13 @@ class MonitorServiceStub:
     """Closes every period that the watermark has passed, examines it for drift and performance, and raises alarms. Also seals
     records that wait.
     """
+    CheckParity: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.CheckParityRequest, _monitor_service_pb2.CheckParityResponse]
+    """Has the looked-up features of an endpoint's newest predictions computed anew, offline, each as known at its recorded log
+    position, and records the result. Raises an alarm when a prediction differs that no check before has found. A check of the
+    same predictions with the same result is recorded once.
+    """
+    GetParityReport: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetParityReportRequest, _monitor_service_pb2.GetParityReportResponse]
+    """Returns the evidence of a parity check. NOT_FOUND when there is none of that digest."""
     ListPeriods: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.ListPeriodsRequest, _monitor_service_pb2.ListPeriodsResponse]
     """Lists closed periods, newest first."""
     GetPeriodReport: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPeriodReportRequest, _monitor_service_pb2.GetPeriodReportResponse]
@@ -85,6 +92,13 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     """Closes every period that the watermark has passed, examines it for drift and performance, and raises alarms. Also seals
     records that wait.
     """
+    CheckParity: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.CheckParityRequest, _monitor_service_pb2.CheckParityResponse]  # type: ignore[assignment]
+    """Has the looked-up features of an endpoint's newest predictions computed anew, offline, each as known at its recorded log
+    position, and records the result. Raises an alarm when a prediction differs that no check before has found. A check of the
+    same predictions with the same result is recorded once.
+    """
+    GetParityReport: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetParityReportRequest, _monitor_service_pb2.GetParityReportResponse]  # type: ignore[assignment]
+    """Returns the evidence of a parity check. NOT_FOUND when there is none of that digest."""
     ListPeriods: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.ListPeriodsRequest, _monitor_service_pb2.ListPeriodsResponse]  # type: ignore[assignment]
     """Lists closed periods, newest first."""
     GetPeriodReport: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPeriodReportRequest, _monitor_service_pb2.GetPeriodReportResponse]  # type: ignore[assignment]
@@ -148,6 +162,25 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Closes every period that the watermark has passed, examines it for drift and performance, and raises alarms. Also seals
         records that wait.
         """
+
+    @_abc_1.abstractmethod
+    def CheckParity(
+        self,
+        request: _monitor_service_pb2.CheckParityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_service_pb2.CheckParityResponse, _abc.Awaitable[_monitor_service_pb2.CheckParityResponse]]:
+        """Has the looked-up features of an endpoint's newest predictions computed anew, offline, each as known at its recorded log
+        position, and records the result. Raises an alarm when a prediction differs that no check before has found. A check of the
+        same predictions with the same result is recorded once.
+        """
+
+    @_abc_1.abstractmethod
+    def GetParityReport(
+        self,
+        request: _monitor_service_pb2.GetParityReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_service_pb2.GetParityReportResponse, _abc.Awaitable[_monitor_service_pb2.GetParityReportResponse]]:
+        """Returns the evidence of a parity check. NOT_FOUND when there is none of that digest."""
 
     @_abc_1.abstractmethod
     def ListPeriods(

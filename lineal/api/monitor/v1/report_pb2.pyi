@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lineal.api.features.v1 import parity_pb2 as _parity_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -64,6 +65,8 @@ class _AlarmKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlarmKind.V
     """Columns or scores drifted."""
     ALARM_KIND_PERFORMANCE: _AlarmKind.ValueType  # 2
     """Performance fell."""
+    ALARM_KIND_PARITY: _AlarmKind.ValueType  # 3
+    """Features were served that the accepted rows do not give."""
 
 class AlarmKind(_AlarmKind, metaclass=_AlarmKindEnumTypeWrapper):
     """Kind of an alarm."""
@@ -74,6 +77,8 @@ ALARM_KIND_DRIFT: AlarmKind.ValueType  # 1
 """Columns or scores drifted."""
 ALARM_KIND_PERFORMANCE: AlarmKind.ValueType  # 2
 """Performance fell."""
+ALARM_KIND_PARITY: AlarmKind.ValueType  # 3
+"""Features were served that the accepted rows do not give."""
 Global___AlarmKind: _TypeAlias = AlarmKind  # noqa: Y015
 
 class _ReleaseStage:
@@ -375,12 +380,12 @@ class Alarm(_message.Message):
     finding: _builtins.str
     """In plain words what was found."""
     report_digest: _builtins.str
-    """Digest of the period's report."""
+    """Digest of the evidence: the period's report, or that of a parity check."""
     position: _builtins.int
     """Log position of its event."""
     @_builtins.property
     def period_end_time(self) -> _timestamp_pb2.Timestamp:
-        """End of the period."""
+        """End of the period; of a parity check the latest event time in it."""
 
     @_builtins.property
     def raise_time(self) -> _timestamp_pb2.Timestamp:
@@ -529,3 +534,115 @@ class ReleaseReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseReport: _TypeAlias = ReleaseReport  # noqa: Y015
+
+@_typing.final
+class ParityReport(_message.Message):
+    """Evidence of a parity check: predictions whose looked-up features were computed anew. Stored as an artifact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    PREDICTION_IDS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    DIFFERING_VALUES_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Name of the endpoint."""
+    values: _builtins.int
+    """Values compared."""
+    differing_values: _builtins.int
+    """Differences in all."""
+    @_builtins.property
+    def prediction_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The predictions, by event time and id."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[_parity_pb2.ParityDifference]:
+        """The differences, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        prediction_ids: _abc.Iterable[_builtins.str] | None = ...,
+        values: _builtins.int = ...,
+        differing_values: _builtins.int = ...,
+        differences: _abc.Iterable[_parity_pb2.ParityDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "differing_values", b"differing_values", "endpoint", b"endpoint", "prediction_ids", b"prediction_ids", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParityReport: _TypeAlias = ParityReport  # noqa: Y015
+
+@_typing.final
+class ParityCheck(_message.Message):
+    """A parity check that was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
+    MAX_POSITION_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    DIFFERING_VALUES_FIELD_NUMBER: _builtins.int
+    DIFFERING_COLUMNS_FIELD_NUMBER: _builtins.int
+    DIFFERING_PREDICTIONS_FIELD_NUMBER: _builtins.int
+    REPORT_DIGEST_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Name of the endpoint."""
+    min_position: _builtins.int
+    """Least log position that their features had applied."""
+    max_position: _builtins.int
+    """Greatest log position that their features had applied."""
+    predictions: _builtins.int
+    """Predictions whose features were looked up and computed anew."""
+    values: _builtins.int
+    """Values compared."""
+    differing_values: _builtins.int
+    """Of these, values that differ."""
+    report_digest: _builtins.str
+    """Digest of the report; empty where no prediction looked anything up."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Earliest event time of its predictions."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Latest event time of its predictions."""
+
+    @_builtins.property
+    def differing_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Features that differ in some prediction, by name."""
+
+    @_builtins.property
+    def differing_predictions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Predictions with a difference."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        min_position: _builtins.int = ...,
+        max_position: _builtins.int = ...,
+        predictions: _builtins.int = ...,
+        values: _builtins.int = ...,
+        differing_values: _builtins.int = ...,
+        differing_columns: _abc.Iterable[_builtins.str] | None = ...,
+        differing_predictions: _abc.Iterable[_builtins.str] | None = ...,
+        report_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differing_columns", b"differing_columns", "differing_predictions", b"differing_predictions", "differing_values", b"differing_values", "end_time", b"end_time", "endpoint", b"endpoint", "max_position", b"max_position", "min_position", b"min_position", "predictions", b"predictions", "report_digest", b"report_digest", "start_time", b"start_time", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParityCheck: _TypeAlias = ParityCheck  # noqa: Y015

@@ -1,0 +1,209 @@
+"""Whether what was served is what accepted rows give: features computed anew with the code of training sets.
+
+Online state is not looked at. Each value is as known at the log position that its lookup had applied: only batches
+accepted until then count. Records of one position share a computation, and so do all those for which nothing that was
+accepted later was available at the cut-off: such rows change nothing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from chassis.artifacts import ArtifactStore
+from chassis.errors import FieldViolation, InvalidArgument
+from lineal.api.features.v1.feature_set_pb2 import FeatureSet
+from lineal.api.features.v1.feature_view_pb2 import AggregateFunction, FeatureView
+from lineal.api.features.v1.features_service_pb2 import CheckParityResponse
+from lineal.api.features.v1.parity_pb2 import FeatureValue, ParityDifference, ServedFeatures
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.explain import same
+from services.features import assembly
+from services.features.assembly import CUTOFF, Ints
+from services.features.batches import Batch
+from services.features.explaining import KeyInvalid, key_scalar
+from tabular import keys
+from tabular.columns import TIMESTAMP
+from tabular.definitions import prefix_of, spine_keys, wanted_features
+from tabular.parquet import read_parquet
+from tabular.schema import ARROW_TYPES
+
+MOST_SERVED = 1_000
+# Rows of the entities asked for that are held at once, unless they are of one entity.
+_MOST_ROWS = 2_000_000
+_POSITION = "__position"
+_EXACT = (AggregateFunction.AGGREGATE_FUNCTION_COUNT, AggregateFunction.AGGREGATE_FUNCTION_DISTINCT)
+
+Values = Mapping[str, Sequence[float | str | None]]
+
+
+class TooManyServed(InvalidArgument):
+    """More predictions were given than are checked in one call."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The nth view of a feature set, with the batches of its dataset, oldest first."""
+
+    feature_set: FeatureSet
+    n: int
+    view: FeatureView
+    dataset: Dataset
+    batches: Sequence[Batch]
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns of the spine that hold the view's entity keys."""
+        return spine_keys(self.feature_set.view_features[self.n], self.view)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns that are read of the dataset."""
+        return assembly.schema_read(self.feature_set.view_features[self.n], self.view, self.dataset)
+
+
+def asked_of(served: Sequence[ServedFeatures], spine: Dataset, entity_columns: Sequence[str]) -> pa.Table:
+    """Return entity keys, cut-offs and log positions of what was served. Raises KeyInvalid, TooManyServed."""
+    if len(served) > MOST_SERVED:
+        what = FieldViolation("served", f"give at most {MOST_SERVED:,} predictions a call")
+        raise TooManyServed(f"{len(served):,} predictions are too many for one call", [what])
+    kinds = {field.name: ARROW_TYPES[field.type] for field in spine.fields}
+    columns = {name: _keys(served, name, kinds[name]) for name in entity_columns}
+    columns[CUTOFF] = pa.array([one.cutoff_micros for one in served], pa.int64()).cast(TIMESTAMP)
+    columns[_POSITION] = pa.array([one.position for one in served], pa.int64())
+    return pa.table(columns)
+
+
+def computed(artifacts: ArtifactStore, view: View, asked: pa.Table) -> pa.Table:
+    """Return a view's features for each row asked for. Blocking: reads the files of the batches."""
+    (code,) = keys.codes([asked[name] for name in view.keys])
+    entities = np.unique(code[code >= 0])
+    rows = _rows(artifacts, view, asked, _MOST_ROWS if len(entities) > 1 else None)
+    if rows is not None:
+        return _as_known(view, asked, *rows)
+    first = code < entities[len(entities) // 2]
+    order = np.concatenate([np.flatnonzero(first), np.flatnonzero(~first)])
+    halves = [computed(artifacts, view, asked.filter(pa.array(mine))) for mine in (first, ~first)]
+    return pa.concat_tables(halves).take(np.argsort(order))
+
+
+def compared(
+    served: Sequence[ServedFeatures],
+    feature_set: FeatureSet,
+    views: Mapping[str, FeatureView],
+    tables: Sequence[pa.Table],
+) -> CheckParityResponse:
+    """Compare what was served with the tables of views: counts, categories and nulls exactly, the rest to 1e-9."""
+    values: Values = {name: table[name].to_pylist() for table in tables for name in table.column_names}
+    exact = set(_counts(feature_set, views))
+    response = CheckParityResponse()
+    for row, one in enumerate(served):
+        for value in one.values:
+            if value.column not in values:
+                continue
+            response.values += 1
+            anew, was = values[value.column][row], _plain(value)
+            fits = same(was, anew)
+            if value.column in exact and fits and was is not None:
+                fits = was == anew
+            if not fits:
+                response.differences.append(
+                    ParityDifference(
+                        prediction_id=one.prediction_id,
+                        position=one.position,
+                        served=value,
+                        computed=_value(value.column, anew),
+                    )
+                )
+    return response
+
+
+def _rows(artifacts: ArtifactStore, view: View, asked: pa.Table, most: int | None) -> tuple[pa.Table, Ints] | None:
+    """Return the rows of the entities asked for, in log order, with the number of each one's batch.
+
+    None when there are more than `most`.
+    """
+    latest = max(asked[CUTOFF].cast(pa.int64()).to_pylist(), default=0)
+    wanted = [asked[name] for name in view.keys]
+    tables, numbers, held = [view.schema.empty_table()], [np.zeros(0, dtype=np.int64)], 0
+    for number, batch in enumerate(view.batches):
+        if batch.min_event is not None and batch.min_event > latest:
+            continue
+        table = read_parquet(artifacts.path(batch.digest), view.schema)
+        query, code = keys.codes(wanted, [table[name] for name in view.view.entity_keys])
+        found = np.flatnonzero((code >= 0) & np.isin(code, query))
+        held += len(found)
+        if most is not None and held > most:
+            return None
+        tables.append(table.take(found))
+        numbers.append(np.full(len(found), number))
+    return pa.concat_tables(tables).combine_chunks(), np.concatenate(numbers)
+
+
+def _as_known(view: View, asked: pa.Table, rows: pa.Table, number: Ints) -> pa.Table:
+    """Compute features group by group, each from the batches that it may know."""
+    query, code = keys.codes([asked[name] for name in view.keys], [rows[name] for name in view.view.entity_keys])
+    parts, order = [], []
+    for batches, mine in _groups(view, asked, query, code, rows, number):
+        known = (number < batches) & np.isin(code, query[mine])
+        held = rows.filter(pa.array(known))
+        parts.append(assembly.view_features(view.feature_set, view.n, view.view, view.dataset, asked.take(mine), held))
+        order.append(mine)
+    return pa.concat_tables(parts).take(np.argsort(np.concatenate(order)))
+
+
+def _groups(
+    view: View, asked: pa.Table, query: Ints, code: Ints, rows: pa.Table, number: Ints
+) -> Iterator[tuple[int, Ints]]:
+    """Yield how many of the batches count, and for which of the rows asked for."""
+    available = assembly.times(rows, view.dataset)[1]
+    count = len(view.batches)
+    accepted = np.array([batch.position for batch in view.batches], dtype=np.int64)
+    known = np.searchsorted(accepted, asked[_POSITION].to_numpy(), side="right")
+    order = np.lexsort((number, code))
+    place = code[order] * (count + 1) + number[order]
+    # The earliest available time of a row and of those of its entity that were accepted after it.
+    earliest = pd.Series(available[order][::-1]).groupby(code[order][::-1]).cummin().to_numpy()[::-1]
+    later = np.searchsorted(place, query * (count + 1) + known)
+    there = later < np.searchsorted(place, (query + 1) * (count + 1))
+    changed = np.zeros(len(query), dtype=np.bool_)
+    cutoff = asked[CUTOFF].cast(pa.int64()).to_numpy()
+    changed[there] = earliest[later[there]] <= cutoff[there]
+    batches: npt.NDArray[np.int64] = np.where(changed, known, count)
+    for each in np.unique(batches):
+        yield int(each), np.flatnonzero(batches == each)
+
+
+def _keys(served: Sequence[ServedFeatures], column: str, kind: pa.DataType) -> pa.Array:
+    values = []
+    for n, one in enumerate(served):
+        text = one.entities.get(column, "")
+        try:
+            values.append(key_scalar(text, kind).as_py() if text else None)
+        except (pa.ArrowInvalid, ValueError) as error:
+            what = FieldViolation(f"served[{n}].entities[{column}]", f"{text[:60]!r} is no {kind}")
+            raise KeyInvalid(f"entity key {column!r} of prediction {one.prediction_id}: {error}", [what]) from error
+    return pa.array(values, kind)
+
+
+def _counts(feature_set: FeatureSet, views: Mapping[str, FeatureView]) -> Iterator[str]:
+    for wanted in feature_set.view_features:
+        for feature in wanted_features(wanted, views[wanted.view]):
+            if feature.WhichOneof("kind") == "aggregate" and feature.aggregate.function in _EXACT:
+                yield prefix_of(wanted) + feature.name
+
+
+def _plain(value: FeatureValue) -> float | str | None:
+    kind = value.WhichOneof("value")
+    return None if kind is None else value.number if kind == "number" else value.text
+
+
+def _value(column: str, plain: float | str | None) -> FeatureValue:
+    if plain is None:
+        return FeatureValue(column=column)
+    return (
+        FeatureValue(column=column, text=plain) if isinstance(plain, str) else FeatureValue(column=column, number=plain)
+    )
