@@ -60,7 +60,8 @@ class Bundle:
 
     `columns` are in the order of the model's features. `label_key` are the columns that name a row in the label
     dataset. `test_start_micros` is the cut-off of the first untouched row in microseconds since 1970-01-01 UTC, None
-    for a static table or an imported model. `model_digest` is the SHA-256 of the model without what changes from one
+    for a static table or an imported model; of a static table `test_share` is the share of rows that are untouched, by
+    the lot of their key. `model_digest` is the SHA-256 of the model without what changes from one
     identical fit to the next (its id and time), so that a rebuilt model can be compared.
     """
 
@@ -77,6 +78,7 @@ class Bundle:
     run_id: str = ""
     training_set_digest: str = ""
     test_start_micros: int | None = None
+    test_share: float | None = None
     model_digest: str = ""
     catboost_version: str = ""
     metrics: tuple[MetricValue, ...] = ()
@@ -93,7 +95,11 @@ class Bundle:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain values."""
-        return {"format": FORMAT, **asdict(self)}
+        fields = {"format": FORMAT, **asdict(self)}
+        if self.test_share is None:
+            # Manifests of models with times stay as they were before there was a share.
+            del fields["test_share"]
+        return fields
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Bundle":

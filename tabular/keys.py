@@ -4,6 +4,7 @@ A key is a text: the compact JSON array of its values, so that 1 and "1" differ 
 are integers of microseconds. A key with a null in it names nothing: None.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Ints = npt.NDArray[np.int64]
+Lots = npt.NDArray[np.uint64]
+# Lots are below this.
+LOTS = 2**64
 
 
 def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[str | None]:
@@ -26,6 +30,16 @@ def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[str | None]:
         None if None in values else json.dumps(values, ensure_ascii=False, separators=(",", ":"))
         for values in zip(*lists, strict=True)
     ]
+
+
+def lots(columns: Sequence[pa.Array | pa.ChunkedArray], drawn_for: str = "") -> Lots:
+    """Return a lot of each row, evenly spread below `LOTS`: the first 8 bytes of SHA-256 of its key's text.
+
+    Anyone can tell a row's lot, whatever else is in the table. Lots drawn for different things do not depend on each
+    other.
+    """
+    drawn = (hashlib.sha256((drawn_for + (key or "")).encode()).digest()[:8] for key in encode(columns))
+    return np.fromiter((int.from_bytes(each, "big") for each in drawn), dtype=np.uint64, count=len(columns[0]))
 
 
 def codes(*tables: Sequence[pa.Array | pa.ChunkedArray]) -> list[Ints]:

@@ -7,8 +7,9 @@ import typer
 
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import FieldType
+from lineal.cli.files import Columns, File, RowNumber, Separator, read_table, stem
 from lineal.cli.output import console, moment, options, say, show
-from lineal.cli.work import connect, read_table
+from lineal.cli.work import connect
 from lineal.errors import LinealError
 from lineal.infer import propose
 
@@ -22,12 +23,15 @@ def before() -> None:
 
 @app.command()
 def infer(
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows.")],
+    file: File,
     name: Annotated[str, typer.Option(help="Name of the dataset; the file's by default.")] = "",
     out: Annotated[Path | None, typer.Option(help="Write to this file, which must not be there.")] = None,
+    separator: Separator = ",",
+    columns: Columns = "",
+    row_number: RowNumber = "",
 ) -> None:
     """Propose a declaration from rows: read it, correct it, then `lineal apply` its folder."""
-    text = propose(name or file.stem, read_table(file))
+    text = propose(name or stem(file), read_table(file, separator, columns, row_number))
     if out is None:
         if options.json:
             show({"declaration": text})

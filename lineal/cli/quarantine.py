@@ -8,8 +8,9 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
+from lineal.cli.files import read_table
 from lineal.cli.output import options, say, show
-from lineal.cli.work import connect, read_table
+from lineal.cli.work import connect
 from lineal.errors import LinealError
 from lineal.quarantine import Settled
 

@@ -13,9 +13,9 @@ import typer
 
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import Saga, SagaState
+from lineal.cli.files import Columns, File, RowNumber, Separator, read_table, stem
 from lineal.cli.output import options, progress, say, short, show
 from lineal.client import Client, Ingested, new_request_id
-from lineal.errors import LinealError
 
 _WORDS = {
     SagaState.SAGA_STATE_ACTIVE: "under way",
@@ -23,6 +23,7 @@ _WORDS = {
     SagaState.SAGA_STATE_COMPENSATED: "undone",
 }
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; goes into the log.")]
+BatchId = Annotated[str, typer.Option("--batch-id", help="Name of the batch; the file's name by default.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the saga to its end.")]
 
 
@@ -40,26 +41,32 @@ def apply(folder: Annotated[Path, typer.Argument(help="Folder of YAML definition
 
 def ingest(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file.")],
-    batch_id: Annotated[str, typer.Option("--batch-id", help="Name of the batch; the file's name by default.")] = "",
+    file: File,
+    batch_id: BatchId = "",
+    separator: Separator = ",",
+    columns: Columns = "",
+    row_number: RowNumber = "",
 ) -> None:
     """Send the rows of a file to a dataset."""
-    table = read_table(file)
+    table = read_table(file, separator, columns, row_number)
     with connect() as client, progress() as bar:
         task = bar.add_task(f"rows of {file.name}", total=len(table))
         done = client.ingest(
-            dataset, table, batch_id=batch_id or file.stem, progress=lambda rows: bar.advance(task, rows)
+            dataset, table, batch_id=batch_id or stem(file), progress=lambda rows: bar.advance(task, rows)
         )
     _show_ingested(done)
 
 
 def outcomes(
     dataset: Annotated[str, typer.Argument(help="Name of the label dataset.")],
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of late labels.")],
-    batch_id: Annotated[str, typer.Option("--batch-id", help="Name of the batch; the file's name by default.")] = "",
+    file: File,
+    batch_id: BatchId = "",
+    separator: Separator = ",",
+    columns: Columns = "",
+    row_number: RowNumber = "",
 ) -> None:
     """Send late labels; monitor joins them with their predictions."""
-    ingest(dataset, file, batch_id)
+    ingest(dataset, file, batch_id, separator, columns, row_number)
 
 
 def train(
@@ -145,13 +152,16 @@ def reject(
 
 def predict(
     endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows.")],
+    file: File,
     key: Annotated[str | None, typer.Option(help="Column whose value picks the arm of each row.")] = None,
     event_time: Annotated[str | None, typer.Option(help="Column with the time that features are as of.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the answers to this .csv or .parquet file.")] = None,
+    separator: Separator = ",",
+    columns: Columns = "",
+    row_number: RowNumber = "",
 ) -> None:
     """Score the rows of a file."""
-    rows: pd.DataFrame = read_table(file).to_pandas()
+    rows: pd.DataFrame = read_table(file, separator, columns, row_number).to_pandas()
     times = pd.to_datetime(rows.pop(event_time), utc=True) if event_time else None
     with connect() as client:
         answers = client.predict(endpoint, rows, key=key, event_time=times)
@@ -171,18 +181,6 @@ def predict(
     show(answers.to_dict("records"), shown, rows_shown[:20])
     if len(answers) > 20:
         say(f"… and {len(answers) - 20:,} more; `--out` writes all of them")
-
-
-def read_table(file: Path) -> pa.Table:
-    """Read a CSV or Parquet file. Raises LinealError."""
-    try:
-        if file.suffix == ".csv":
-            return pyarrow.csv.read_csv(file)
-        if file.suffix in (".parquet", ".pq"):
-            return pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise LinealError(f"{file} cannot be read: {error}") from error
-    raise LinealError(f"{file} is neither .csv nor .parquet")
 
 
 def applied_json(applied: list[Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ Point-in-time correct on both times: every feature sees only rows available at i
 when its label was available by the time given.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -146,17 +145,10 @@ def spine_of(
     else:
         left = left.append_column(CUTOFF, pa.nulls(left.num_rows, TIMESTAMP))
     if span.share < 1.0:
-        left = left.filter(pa.array(_sampled([left[name] for name in spine.row_key], span.share)))
+        left = left.filter(pa.array(keys.lots([left[name] for name in spine.row_key]) < int(span.share * keys.LOTS)))
     left = _with_label(feature_set.label, label, span, left, right)
     order = [(CUTOFF, "ascending"), *((name, "ascending") for name in spine.row_key)]
     return left.sort_by(order).combine_chunks()
-
-
-def _sampled(row_key: Sequence[pa.ChunkedArray], share: float) -> npt.NDArray[np.bool_]:
-    # SHA-256 of the key's text, so that anyone can tell whether a row is in, whatever else is in the snapshot.
-    bound = int(share * 2**64)
-    first = (hashlib.sha256((key or "").encode()).digest()[:8] for key in keys.encode(row_key))
-    return np.fromiter((int.from_bytes(each, "big") < bound for each in first), dtype=np.bool_)
 
 
 def _with_label(declared: Label, dataset: Dataset, span: Range, left: pa.Table, right: pa.Table) -> pa.Table:

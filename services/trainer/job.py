@@ -25,7 +25,7 @@ from lineal.api.trainer.v1.run_pb2 import BundleMetrics, Evaluation, Metric, Par
 from services.trainer import evaluation, split
 from services.trainer.card import card
 from services.trainer.fitting import fit
-from services.trainer.rows import read
+from services.trainer.rows import TrainingRows, read
 from tabular.bundle import CARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, MetricValue, ModelColumn
 from tabular.scorer import CATBOOST_VERSION, Scorer, canonical_digest, describe, load
 from tabular.vectors import Vectors
@@ -43,14 +43,7 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
     )
     report("reading", 0, 1)
     rows = read(artifacts, spec["training_set_digest"], columns)
-    parts = split.by_time(
-        rows.cutoff_micros,
-        len(rows),
-        parameters.validation_share,
-        parameters.test_share,
-        parameters.seed,
-        parameters.gap.ToMicroseconds(),
-    )
+    parts = _split(rows, parameters)
     fitted = fit(spec["problem"], columns, rows.take(parts.train), rows.take(parts.validation), parameters, report)
     bundle = Bundle(
         model=spec["model"],
@@ -66,6 +59,7 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
         run_id=spec["run_id"],
         training_set_digest=spec["training_set_digest"],
         test_start_micros=parts.test_start_micros,
+        test_share=parameters.test_share if rows.cutoff_micros is None else None,
         model_digest=fitted.model_digest,
         catboost_version=CATBOOST_VERSION,
     )
@@ -101,14 +95,18 @@ def evaluate(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) 
     start, end = spec["start_micros"], spec["end_micros"]
     resampling = None
     candidate: evaluation.Draws | None = None
-    for number, digest in enumerate(spec["bundle_digests"]):
-        report("scoring", number, len(spec["bundle_digests"]))
-        bundle = Bundle.from_bytes(artifacts.read(digest))
+    bundles = [Bundle.from_bytes(artifacts.read(digest)) for digest in spec["bundle_digests"]]
+    # Of a static table only what none of the bundles has learnt from.
+    shares = [bundle.test_share for bundle in bundles if bundle.test_share is not None]
+    for number, (digest, bundle) in enumerate(zip(spec["bundle_digests"], bundles, strict=True)):
+        report("scoring", number, len(bundles))
         rows = read(artifacts, spec["training_set_digest"], bundle.columns)
         chosen = np.ones(len(rows), dtype=bool)
         if rows.cutoff_micros is not None:
             chosen &= rows.cutoff_micros >= start if start is not None else True
             chosen &= rows.cutoff_micros < end if end is not None else True
+        elif shares:
+            chosen = split.untouched(rows.keys, min(shares))
         numbers = np.flatnonzero(chosen)
         if not len(numbers):
             raise split.TooFewRows("no row of the training set lies in the time range of the evaluation")
@@ -172,6 +170,13 @@ def _reference(bundle: Bundle, scorer: Scorer, vectors: Vectors, seed: int) -> p
         arrays[name] = pa.array(sample.categorical[:, index].tolist(), type=pa.string())
     arrays["score"] = scorer.score(sample).calibrated
     return pa.table(arrays)
+
+
+def _split(rows: TrainingRows, parameters: Parameters) -> split.Split:
+    if rows.cutoff_micros is None:
+        return split.by_key(rows.keys, parameters.validation_share, parameters.test_share)
+    gap = parameters.gap.ToMicroseconds()
+    return split.by_time(rows.cutoff_micros, parameters.validation_share, parameters.test_share, gap)
 
 
 def _ordered(columns: Any) -> tuple[ModelColumn, ...]:

@@ -19,8 +19,9 @@ LABEL = "label"
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """A training set in memory; `cutoff_micros` is None for a static table."""
+    """A training set in memory; `keys` has the columns of the row key, `cutoff_micros` is None for a static table."""
 
+    keys: pa.Table
     vectors: Vectors
     label: npt.NDArray[np.float64]
     cutoff_micros: npt.NDArray[np.int64] | None
@@ -43,7 +44,9 @@ def read(artifacts: ArtifactStore, digest: str, columns: tuple[ModelColumn, ...]
     cutoff = None
     if CUTOFF in table.column_names and table[CUTOFF].null_count < len(table):
         cutoff = table[CUTOFF].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-    return TrainingRows(assemble(columns, values, len(table)), table[LABEL].cast(pa.float64()).to_numpy(), cutoff)
+    vectors = assemble(columns, values, len(table))
+    label = table[LABEL].cast(pa.float64()).to_numpy()
+    return TrainingRows(table.select(manifest["row_key"]), vectors, label, cutoff)
 
 
 def _array(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:

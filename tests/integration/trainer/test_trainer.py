@@ -31,6 +31,7 @@ def table(rows: int = 3000, seed: int = 1) -> pa.Table:
     amount[generator.random(rows) < 0.05] = np.nan
     return pa.table(
         {
+            "id": np.arange(rows),
             "cutoff": pa.array(np.arange(rows) * 60_000_000, type=pa.timestamp("us", tz="UTC")),
             "amount": amount,
             "shop": pa.array(shop.tolist()),
@@ -43,7 +44,9 @@ async def training_set(suite: Any, rows: pa.Table) -> str:
     buffer = io.BytesIO()
     pq.write_table(rows, buffer)
     file = suite.artifacts.put(buffer.getvalue())
-    digest: str = suite.artifacts.put(canonical_json({"files": [{"digest": file, "rows": len(rows)}]}))
+    digest: str = suite.artifacts.put(
+        canonical_json({"files": [{"digest": file, "rows": len(rows)}], "row_key": ["id"]})
+    )
     log = suite.servers["trainer"].harness.log
     columns = [
         FeatureColumn(name="amount", type=ColumnType.COLUMN_TYPE_NUMERIC, source=ColumnSource.COLUMN_SOURCE_VIEW),

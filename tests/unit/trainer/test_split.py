@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +11,8 @@ from services.trainer import split
 def test_parts_follow_each_other_with_a_gap(cutoffs: list[int], gap: int) -> None:
     cutoff = np.array(cutoffs, dtype=np.int64)
     try:
-        whole = split.by_time(cutoff, len(cutoff), 0.2, 0.2, 0)
-        parts = split.by_time(cutoff, len(cutoff), 0.2, 0.2, 0, gap)
+        whole = split.by_time(cutoff, 0.2, 0.2)
+        parts = split.by_time(cutoff, 0.2, 0.2, gap)
     except split.TooFewRows:
         return
     assert parts.test.tolist() == whole.test.tolist()
@@ -25,4 +26,14 @@ def test_parts_follow_each_other_with_a_gap(cutoffs: list[int], gap: int) -> Non
 
 def test_a_gap_over_everything_is_refused() -> None:
     with pytest.raises(split.TooFewRows, match="shorter"):
-        split.by_time(np.arange(100), 100, 0.2, 0.2, 0, gap=90)
+        split.by_time(np.arange(100), 0.2, 0.2, gap=90)
+
+
+def test_without_times_a_row_stays_untouched_in_every_later_table() -> None:
+    first = pa.table({"id": np.arange(400)})
+    later = pa.table({"id": np.arange(1000)[::-1]})
+    parts, more = split.by_key(first, 0.2, 0.3), split.by_key(later, 0.2, 0.4)
+    assert sorted(np.concatenate([parts.train, parts.validation, parts.test]).tolist()) == list(range(400))
+    assert 80 < len(parts.test) < 160 and 50 < len(parts.validation) < 110
+    assert set(parts.test.tolist()) <= set(later["id"].to_numpy()[more.test].tolist())
+    assert np.flatnonzero(split.untouched(first, 0.3)).tolist() == parts.test.tolist()
