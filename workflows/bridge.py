@@ -23,7 +23,7 @@ from chassis.ids import request_id_from
 from chassis.statuses import error_of
 from chassis.telemetry import Telemetry
 from lineal.api.monitor.v1.events_pb2 import AlarmRaised
-from lineal.api.monitor.v1.report_pb2 import Alarm
+from lineal.api.monitor.v1.report_pb2 import Alarm, AlarmKind
 from lineal.api.registry.v1 import registry_service_pb2 as api
 from lineal.api.registry.v1.endpoint_pb2 import Saga, SagaKind, SagaState
 from lineal.api.registry.v1.events_pb2 import (
@@ -126,7 +126,8 @@ class Bridge:
                 self._reconciler.archive_later(finished.endpoint, finished.saga_id)
             case EndpointRegistered() as registered:
                 await self._temporal.watch(registered.endpoint.name)
-            case AlarmRaised() as raised:
+            # Of wrong features no model is to blame, and a new one would be given the same.
+            case AlarmRaised() as raised if raised.alarm.kind != AlarmKind.ALARM_KIND_PARITY:
                 await self._retrain(raised.alarm)
 
     async def _start(self, event: Event, saga: Saga) -> None:

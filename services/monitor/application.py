@@ -73,7 +73,7 @@ class Monitor:
         artifacts: ArtifactStore,
         unsealed: UnsealedRecords,
         sealed: ProjectionRunner,
-        outcomes: ProjectionRunner,
+        frames: Frames,
         *,
         detector: str,
     ) -> None:
@@ -81,9 +81,8 @@ class Monitor:
         self._artifacts = artifacts
         self._unsealed = unsealed
         self._sealed = sealed
-        self._outcomes = outcomes
         self._facts = Facts(log, artifacts)
-        self._frames = Frames(unsealed, sealed, outcomes)
+        self._frames = frames
         self._endpoints = Repository(log, "monitor", period.decider)
         self._detector_choice = detector
         self._detector: Detector | None = None

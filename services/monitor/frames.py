@@ -48,10 +48,12 @@ class Frames:
         end: int | None = None,
         from_generation: int = 0,
         records: bool = False,
+        newest: int | None = None,
     ) -> pd.DataFrame:
         """Return predictions with event times in [start, end) microseconds, by event time and id.
 
-        `records` adds the serialised messages. A record that is being sealed may be in both places; it counts once.
+        `records` adds the serialised messages, `newest` takes that many with the latest event times. A record that is
+        being sealed may be in both places; it counts once.
         """
 
         def query(tables: PredictionTables) -> Select[Any]:
@@ -64,10 +66,13 @@ class Frames:
                 wanted = wanted.where(table.c.event_time < end)
             if from_generation:
                 wanted = wanted.where(table.c.generation >= from_generation)
+            if newest is not None:
+                wanted = wanted.order_by(table.c.event_time.desc(), table.c.prediction_id.desc()).limit(newest)
             return wanted
 
         frame = await self._both(query)
-        return frame.sort_values(["event_time", "prediction_id"], kind="stable", ignore_index=True)
+        frame = frame.sort_values(["event_time", "prediction_id"], kind="stable", ignore_index=True)
+        return frame if newest is None else frame.tail(newest)
 
     async def mirrored(self, endpoint: str, bundle_digests: Sequence[str]) -> pd.DataFrame:
         """Return the scores of these bundles for predictions that others answered."""

@@ -5,6 +5,8 @@ from chassis.server import Harness
 from lineal.api.monitor.v1 import monitor_service_pb2
 from lineal.api.monitor.v1.monitor_service_pb2_grpc import add_MonitorServiceServicer_to_server
 from services.monitor.application import Monitor
+from services.monitor.frames import Frames
+from services.monitor.parity import Parity
 from services.monitor.projections import OutcomeTables, SealedTables
 from services.monitor.servicer import MonitorServicer
 from services.monitor.settings import Settings
@@ -18,17 +20,14 @@ async def build(harness: Harness) -> None:
     # Waiting records are nowhere else yet.
     database = open_database(settings.database, synchronous="FULL")
     harness.stack.callback(database.close)
-    monitor = Monitor(
-        harness.log,
-        harness.artifacts,
-        UnsealedRecords(database),
-        harness.add_projection(SealedTables(harness.artifacts)),
-        harness.add_projection(OutcomeTables(harness.artifacts)),
-        detector=settings.detector,
-    )
+    unsealed = UnsealedRecords(database)
+    sealed = harness.add_projection(SealedTables(harness.artifacts))
+    frames = Frames(unsealed, sealed, harness.add_projection(OutcomeTables(harness.artifacts)))
+    monitor = Monitor(harness.log, harness.artifacts, unsealed, sealed, frames, detector=settings.detector)
+    parity = Parity(harness.log, harness.artifacts, frames, sealed, harness.channel("features"))
     harness.add_task("sealing", monitor.run)
     harness.add_servicer(
         add_MonitorServiceServicer_to_server,
-        MonitorServicer(monitor),
+        MonitorServicer(monitor, parity),
         monitor_service_pb2.DESCRIPTOR.services_by_name["MonitorService"].full_name,
     )

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lineal.api.monitor.v1 import monitor_service_pb2 as api
 from lineal.api.monitor.v1.monitor_service_pb2_grpc import MonitorServiceServicer
 from services.monitor.application import Monitor
+from services.monitor.parity import Parity
 
 Context = Any
 _PIECE_BYTES = 1 << 20
@@ -17,8 +18,9 @@ _PIECE_BYTES = 1 << 20
 class MonitorServicer(MonitorServiceServicer):
     """`lineal.api.monitor.v1.MonitorService`."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, parity: Parity) -> None:
         self._monitor = monitor
+        self._parity = parity
 
     async def RecordPredictions(
         self, request: api.RecordPredictionsRequest, context: Context
@@ -73,6 +75,24 @@ class MonitorServicer(MonitorServiceServicer):
             response.watermark_time.FromMicroseconds(watermark)
         return response
 
+    async def CheckParity(self, request: api.CheckParityRequest, context: Context) -> api.CheckParityResponse:
+        start, end = _range(request)
+        found = await self._parity.check(
+            request_id=request.request_id,
+            endpoint=request.endpoint,
+            start=start,
+            end=end,
+            predictions=request.predictions,
+        )
+        return api.CheckParityResponse(
+            check=found.check, alarms=found.alarms, report=found.report, position=found.position
+        )
+
+    async def GetParityReport(
+        self, request: api.GetParityReportRequest, context: Context
+    ) -> api.GetParityReportResponse:
+        return api.GetParityReportResponse(report=self._parity.report(request.report_digest))
+
     async def ListPeriods(self, request: api.ListPeriodsRequest, context: Context) -> api.ListPeriodsResponse:
         periods, token = await self._monitor.periods_page(request.endpoint, request.page_size, request.page_token)
         return api.ListPeriodsResponse(periods=periods, next_page_token=token)
@@ -100,7 +120,9 @@ class MonitorServicer(MonitorServiceServicer):
         return api.GetCountersResponse(endpoints=await self._monitor.counters(request.endpoint))
 
 
-def _range(request: api.ReadPredictionsRequest | api.GetPerformanceRequest) -> tuple[int | None, int | None]:
+def _range(
+    request: api.ReadPredictionsRequest | api.GetPerformanceRequest | api.CheckParityRequest,
+) -> tuple[int | None, int | None]:
     start: Timestamp | None = request.start_time if request.HasField("start_time") else None
     end: Timestamp | None = request.end_time if request.HasField("end_time") else None
     return start.ToMicroseconds() if start else None, end.ToMicroseconds() if end else None

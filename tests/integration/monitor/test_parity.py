@@ -1,0 +1,170 @@
+"""Recorded predictions are checked against what features computes anew; a difference raises one alarm."""
+
+from datetime import datetime
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from chassis.artifacts import canonical_json
+from chassis.ids import new_request_id
+from lineal.api.features.v1 import features_service_pb2 as features_api
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType
+from lineal.api.monitor.v1 import monitor_service_pb2 as api
+from lineal.api.monitor.v1.events_pb2 import AlarmRaised, ParityChecked
+from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
+from lineal.api.monitor.v1.report_pb2 import AlarmKind
+from lineal.api.registry.v1.endpoint_pb2 import Endpoint
+from lineal.api.registry.v1.events_pb2 import EndpointRegistered
+from tabular.bundle import Bundle, ModelColumn
+from tests.integration.features.world import World, at, ends, random_trips, trips, values
+from tests.integration.running import Suite
+from tests.unit.tabular.declarations import feature_set, view
+
+ENDPOINT = "taxi"
+_LOOKED_UP = 3
+
+
+class Taxi(World):
+    """Trips whose ends come late, and the records of predictions that looked them up."""
+
+    async def begin(self) -> None:
+        await self.declare(trips(), ends(), view(), feature_set())
+        self.log = self.suite.servers["ingest"].harness.log
+        self.monitor = self.suite.stub("monitor")
+        registered = EndpointRegistered(endpoint=Endpoint(name=ENDPOINT, model="late"))
+        await self.log.append(f"endpoint/{ENDPOINT}", [registered], request_id=new_request_id(), expected_revision=None)
+        found = await self.features.GetFeatureSet(features_api.GetFeatureSetRequest(name="late"))
+        self.bundle = Bundle(
+            "late",
+            "binary",
+            tuple(
+                ModelColumn(
+                    column.name,
+                    "numeric" if column.type == ColumnType.COLUMN_TYPE_NUMERIC else "categorical",
+                    "view" if column.source == ColumnSource.COLUMN_SOURCE_VIEW else "request",
+                )
+                for column in found.columns
+            ),
+            {},
+            feature_set="late",
+            feature_set_version=found.version,
+            entity_columns=("driver",),
+        )
+        self.digest = self.suite.artifacts.put(canonical_json(self.bundle.to_json()))
+        started, ended = random_trips(seed=5, count=80)
+        await self.send(trips(), started)
+        self.rows = [ended[:40], ended[40:]]
+
+    async def serve(self, name: str, cutoff: datetime, position: int) -> list[PredictionRecord]:
+        """Look up what serving would, and return what it would record."""
+        drivers = ["ann", "bob", "cem"]
+        answer = await self.online("late", {"driver": drivers}, [cutoff] * len(drivers), position)
+        held = {column.name: values(column) for column in answer.columns} | {"km": [1.5] * len(drivers)}
+        return [
+            PredictionRecord(
+                prediction_id=f"{name}/{row}",
+                endpoint=ENDPOINT,
+                arm="champion",
+                bundle_digest=self.digest,
+                event_time_micros=round(cutoff.timestamp() * 1e6),
+                numeric_values=[np.nan if (v := held[name][row]) is None else v for name in self.bundle.numeric],
+                categorical_values=[held[name][row] or "" for name in self.bundle.categorical],
+                feature_position=answer.position,
+                entities={"driver": driver},
+            )
+            for row, driver in enumerate(drivers)
+        ]
+
+    async def record(self, *records: PredictionRecord) -> None:
+        await self.monitor.RecordPredictions(api.RecordPredictionsRequest(predictions=records))
+
+    async def check(self, request_id: str = "", **fields: Any) -> api.CheckParityResponse:
+        request = api.CheckParityRequest(request_id=request_id or new_request_id(), endpoint=ENDPOINT, **fields)
+        response: api.CheckParityResponse = await self.monitor.CheckParity(request)
+        return response
+
+    async def told(self) -> list[type]:
+        """Return which events of parity the log has of the endpoint."""
+        events = await self.log.read_stream(f"monitor/{ENDPOINT}")
+        return [type(event.message) for event in events if isinstance(event.message, ParityChecked | AlarmRaised)]
+
+
+@pytest.fixture
+async def taxi(suite: Suite) -> Taxi:
+    await suite.start("lineage", "ingest", "features", "monitor")
+    taxi = Taxi(suite)
+    await taxi.begin()
+    return taxi
+
+
+async def test_honest_predictions_raise_no_alarm_and_a_check_is_recorded_once(taxi: Taxi) -> None:
+    assert (await taxi.check()).check.predictions == 0
+    early = await taxi.serve("early", at(500), await taxi.send(ends(), taxi.rows[0]))
+    # Rows of before the first cut-off come after its answer.
+    late = await taxi.serve("late", at(600), await taxi.send(ends(), taxi.rows[1]))
+    given = PredictionRecord()
+    given.CopyFrom(late[0])
+    given.prediction_id, given.numeric_values[:] = "given/0", [9.0] * len(given.numeric_values)
+    given.given_columns.extend(["driver_delays_n", "driver_delays_mean"])
+    alone = PredictionRecord(prediction_id="alone/0", endpoint=ENDPOINT, bundle_digest=taxi.digest)
+    await taxi.record(*early, *late, given, alone)
+
+    request_id = new_request_id()
+    first = await taxi.check(request_id)
+    assert (first.check.predictions, first.check.values) == (7, 6 * _LOOKED_UP + 1)
+    assert (first.check.differing_values, list(first.alarms)) == (0, [])
+    assert [first.check.min_position, first.check.max_position] == [early[0].feature_position, late[0].feature_position]
+    assert first.check.end_time.ToMicroseconds() == late[0].event_time_micros
+    assert await taxi.check(request_id) == first
+    assert (await taxi.check()).position == first.position
+    assert await taxi.told() == [ParityChecked]
+
+    newest = await taxi.check(predictions=2)
+    assert sorted(newest.report.prediction_ids) == ["late/1", "late/2"]
+    before = api.CheckParityRequest().end_time
+    before.FromMicroseconds(late[0].event_time_micros)
+    assert list((await taxi.check(end_time=before)).report.prediction_ids) == ["early/0", "early/1", "early/2"]
+
+
+async def test_a_difference_raises_an_alarm_that_names_it_once(taxi: Taxi) -> None:
+    position = await taxi.send(ends(), taxi.rows[0])
+    wrong, right, more = await taxi.serve("first", at(500), position)
+    place = taxi.bundle.numeric.index("driver_delays_n")
+    count = wrong.numeric_values[place]
+    wrong.numeric_values[place] = count + 1
+    await taxi.record(wrong, right)
+
+    found = await taxi.check()
+    assert (found.check.predictions, found.check.differing_values) == (2, 1)
+    assert list(found.check.differing_columns) == ["driver_delays_n"]
+    (alarm,) = found.alarms
+    assert alarm.kind == AlarmKind.ALARM_KIND_PARITY
+    for part in ("driver_delays_n", "first/0", f"served as {count + 1}", f"give {count};", "`lineal features explain"):
+        assert part in alarm.finding
+    listed = (await taxi.monitor.ListAlarms(api.ListAlarmsRequest(endpoint=ENDPOINT))).alarms
+    assert [each.alarm_id for each in listed] == [alarm.alarm_id]
+    evidence = await taxi.monitor.GetParityReport(api.GetParityReportRequest(report_digest=alarm.report_digest))
+    assert evidence.report == found.report
+    assert [each.computed.number for each in evidence.report.differences] == [count]
+
+    # The same finding among more predictions is no news, another one is.
+    await taxi.record(more)
+    assert list((await taxi.check()).alarms) == []
+    again = (await taxi.serve("second", at(501), position))[0]
+    again.categorical_values[0] = "hail"
+    await taxi.record(again)
+    (second,) = (await taxi.check()).alarms
+    assert "driver_delays_weather of prediction second/0 was served as 'hail'" in second.finding
+    assert await taxi.told() == [ParityChecked, AlarmRaised, ParityChecked, ParityChecked, AlarmRaised]
+
+
+async def test_what_cannot_be_checked_is_refused(taxi: Taxi) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="10,001 predictions are too many"):
+        await taxi.check(predictions=10_001)
+    for request in (api.CheckParityRequest(endpoint="nobody"), api.GetParityReportRequest(report_digest="0" * 64)):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(taxi.monitor, type(request).__name__.removesuffix("Request"))(request)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
