@@ -41,10 +41,16 @@ _WARM_SECONDS = 1.0
 
 def request(stream: str, size: int) -> AppendEventsRequest:
     """Return an append of so many events."""
-    made = AppendEventsRequest(request_id=str(uuid.uuid4()), stream=stream, actor="person:benchmark")
+    made = AppendEventsRequest(request_id=_uuid(), stream=stream, actor="person:benchmark")
     for _ in range(size):
-        made.events.add(event_id=str(uuid.uuid4()), type="t.A", payload=PAYLOAD)
+        made.events.add(event_id=_uuid(), type="t.A", payload=PAYLOAD)
     return made
+
+
+def _uuid() -> str:
+    """Return a random UUID at a third of what the library takes, for which the server would have to wait."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def append(address: str, clients: int, size: int, seconds: float) -> dict[str, float]:

@@ -57,9 +57,10 @@ class Proofs:
         return await asyncio.to_thread(self._tree.consistency, old, size), (await self.checkpoint(size))[0]
 
     def _inclusion(self, position: int, size: int) -> tuple[Stored, Sequence[bytes], str]:
-        found = self._store.at(position)
-        assert found is not None
-        return found, self._tree.inclusion(position - 1, size), self._signed(size)
+        with self._store.together():
+            found = self._store.at(position)
+            assert found is not None
+            return found, self._tree.inclusion(position - 1, size), self._signed(size)
 
     def _signed(self, size: int) -> str:
         return self.keys.current.sign(Checkpoint(self.keys.origin, size, self._tree.root(size)).text())

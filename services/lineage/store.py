@@ -3,10 +3,13 @@
 `store_writer` writes.
 """
 
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, or_, select
+from sqlalchemy import Connection, Select, bindparam, func, or_, select
 
 from chassis.artifacts import ArtifactStore
 from chassis.databases import Database, open_database
@@ -26,6 +29,7 @@ _STORED = (
 )
 _PAGE_BYTES = 1024 * 1024
 # Every proof reads these, and to build a query takes longer than to run one of them.
+_AT = select(*_STORED).where(events.c.position == bindparam("position"))
 _LEAF_HASHES = (
     select(events.c.leaf_hash)
     .where(events.c.position > bindparam("start"), events.c.position <= bindparam("end"))
@@ -70,6 +74,7 @@ class EventStore:
         # A single statement needs no transaction around it, which on PostgreSQL is two more round trips.
         on_postgres = reader.dialect.name == "postgresql"
         self._single = reader.execution_options(isolation_level="AUTOCOMMIT") if on_postgres else reader
+        self._shared = threading.local()
         self.sealed = SealedRecords(reader, artifacts)
 
     def open_writer(self, wait_seconds: float = 0.0) -> StoreWriter:
@@ -123,7 +128,7 @@ class EventStore:
 
     def at(self, position: int) -> Stored | None:
         """Return the record at a position."""
-        return self._one(select(*_STORED).where(events.c.position == position))
+        return self._one(_AT, position=position)
 
     def by_event_id(self, event_id: bytes) -> Stored | None:
         """Return the record of an event."""
@@ -153,27 +158,46 @@ class EventStore:
         """Return the hashes of the nodes [start, end) of a stored level."""
         return self._hashes(_NODE_HASHES, {"level": level, "start": start, "end": end})
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let the reads of records and hashes within the block, in this thread, share a connection.
+
+        To take one from the pool costs as much as to read a row, on PostgreSQL a round trip more.
+        """
+        with self._single.begin() as connection:
+            self._shared.connection = connection
+            try:
+                yield
+            finally:
+                del self._shared.connection
+
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
 
+    def _connected(self) -> AbstractContextManager[Connection]:
+        shared: Connection | None = getattr(self._shared, "connection", None)
+        return nullcontext(shared) if shared else self._single.begin()
+
     def _hashes(self, query: Select[Any], values: dict[str, int]) -> list[bytes]:
-        with self._single.begin() as connection:
+        with self._connected() as connection:
             return [bytes(found) for found in connection.execute(query, values).scalars()]
 
     def _scalar(self, query: Select[Any]) -> int:
         with self._single.begin() as connection:
             return int(connection.execute(query).scalar_one() or 0)
 
-    def _one(self, query: Select[Any]) -> Stored | None:
-        records, _ = self._read(query, 1)
+    def _one(self, query: Select[Any], **values: int) -> Stored | None:
+        records, _ = self._read(query, 1, values)
         return records[0] if records else None
 
-    def _read(self, query: Select[Any], limit: int) -> tuple[list[Stored], bool]:
+    def _read(
+        self, query: Select[Any], limit: int, values: Mapping[str, int] | None = None
+    ) -> tuple[list[Stored], bool]:
         records: list[Stored] = []
         size = 0
-        with self._single.begin() as connection:
-            for row in connection.execute(query):
+        with self._connected() as connection:
+            for row in connection.execute(query, values):
                 records.append(Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])))
                 size += len(records[-1].record)
                 if size >= _PAGE_BYTES:

@@ -14,7 +14,7 @@ from lineal.merkle import Growing, Node
 
 TILE_LEVELS = 4
 TILE = 1 << TILE_LEVELS
-# Full tiles never change. Those above the leaves, 10 MiB at most, are all of a log of two million events; those of
+# Full tiles never change. Those above the leaves, 20 MiB at most, are all of a log of two million events; those of
 # leaves are kept for proofs of neighbours, and must not drive the others out.
 _CACHED_TILES = 8192
 _CACHED_LEAF_TILES = 256
@@ -72,12 +72,12 @@ class Tree:
         end = node.index + 1 << node.level - base
         tile = start // TILE
         if (tile + 1) * TILE << base <= size:
-            full = self._full_tile(base, tile) if base else self._full_leaf_tile(base, tile)
-            return merkle.root(full[start - tile * TILE : end - tile * TILE])
+            levels = self._full_tile(base, tile) if base else self._full_leaf_tile(base, tile)
+            return levels[node.level - base][node.index % (TILE >> node.level - base)]
         return self._growing_node(base, start, end)
 
-    def _read_tile(self, base: int, tile: int) -> list[bytes]:
-        return self._read(base, tile * TILE, (tile + 1) * TILE)
+    def _read_tile(self, base: int, tile: int) -> list[list[bytes]]:
+        return merkle.levels(self._read(base, tile * TILE, (tile + 1) * TILE))
 
     def _read_node(self, base: int, start: int, end: int) -> bytes:
         return merkle.root(self._read(base, start, end))
