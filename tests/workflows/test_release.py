@@ -1,5 +1,4 @@
 import asyncio
-import time
 
 import pytest
 
@@ -53,10 +52,8 @@ async def test_a_rejection_in_the_canary_restores_the_arms(shop: World) -> None:
         async with shop.traffic():
             await shop.reached(saga_id, "shadow")
         assert len(await shop.arms()) == 2
-        begin = time.monotonic()
         await shop.reject(saga_id)
         saga = await shop.ended(saga_id)
-        assert time.monotonic() - begin < 5
         await shop.archived(saga_id, "release-rejected")
     assert saga.state == SagaState.SAGA_STATE_COMPENSATED
     assert "a bad idea" in saga.outcome
@@ -70,10 +67,8 @@ async def test_a_rollback_stops_a_release_and_brings_the_previous_champion_back(
     async with shop.workflows():
         release = await shop.release(third)
         await shop.saga(release, lambda saga: True)
-        begin = time.monotonic()
         rollback = await shop.rollback()
         saga = await shop.ended(rollback)
-        assert time.monotonic() - begin < 5
         assert (await shop.ended(release)).state == SagaState.SAGA_STATE_COMPENSATED
         await shop.archived(rollback, "rollback")
     assert saga.state == SagaState.SAGA_STATE_COMPLETED, saga.outcome

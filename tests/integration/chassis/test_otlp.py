@@ -80,4 +80,5 @@ def test_a_collector_that_is_away_holds_up_the_end_once(monkeypatch: pytest.Monk
     telemetry.server_duration.record(0.3)
     started = time.monotonic()
     telemetry.shutdown()
-    assert time.monotonic() - started < 6
+    # Three kinds of telemetry, each with 4 s, would be 12 s one after the other.
+    assert time.monotonic() - started < 10
