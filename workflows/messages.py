@@ -78,6 +78,24 @@ class WatchEnd:
 
 
 @dataclass(frozen=True)
+class ParityInput:
+    """Whose newest predictions are to be checked, and how many; 0 leaves the number to monitor."""
+
+    endpoint: str
+    predictions: int = 0
+
+
+@dataclass(frozen=True)
+class ParityEnd:
+    """What a parity check found."""
+
+    predictions: int
+    values: int
+    differing_values: int
+    alarms: list[str]
+
+
+@dataclass(frozen=True)
 class SagaEnd:
     """How a saga ended: `state` is completed or compensated."""
 
@@ -357,6 +375,15 @@ class Examine:
     request_id: str
 
 
+@dataclass(frozen=True)
+class CheckParity:
+    """An endpoint whose newest predictions are to be checked; 0 leaves their number to monitor."""
+
+    origin: Origin
+    request_id: str
+    predictions: int
+
+
 READ_ENDPOINT = Activity[Origin, EndpointView]("read_endpoint", EndpointView)
 READ_MODEL = Activity[Named, ModelView]("read_model", ModelView)
 READ_FEATURE_SET = Activity[Named, FeatureSetView]("read_feature_set", FeatureSetView)
@@ -376,3 +403,4 @@ WATCH_RUN = Activity[Named, RunEnded]("watch_run", RunEnded)
 EVALUATE_BUNDLES = Activity[Evaluate, Evaluated]("evaluate_bundles", Evaluated)
 JUDGE_RELEASE = Activity[Judge, Judgement]("judge_release", Judgement)
 EXAMINE_PERIODS = Activity[Examine, WatchEnd]("examine_periods", WatchEnd)
+CHECK_PARITY = Activity[CheckParity, ParityEnd]("check_parity", ParityEnd)

@@ -1,4 +1,4 @@
-"""Activities on monitor: judge a release, examine periods."""
+"""Activities on monitor: judge a release, examine periods, check parity."""
 
 import asyncio
 
@@ -56,3 +56,16 @@ class MonitorActivities:
             answer = await self._monitor.ExaminePeriods(request, timeout=_EXAMINE_SECONDS)
         watermark = answer.watermark_time.ToJsonString() if answer.HasField("watermark_time") else ""
         return m.WatchEnd(len(answer.periods), [alarm.finding for alarm in answer.alarms], watermark)
+
+    @activity.defn(name=m.CHECK_PARITY.name)
+    async def check_parity(self, check: m.CheckParity) -> m.ParityEnd:
+        """Have what the newest predictions were given computed anew and compared."""
+        request = api.CheckParityRequest(
+            request_id=check.request_id, endpoint=check.origin.endpoint, predictions=check.predictions
+        )
+        with Heart.beating() as heart:
+            heart.say("checking")
+            answer = await self._monitor.CheckParity(request, timeout=_EXAMINE_SECONDS)
+        found = answer.check
+        alarms = [alarm.finding for alarm in answer.alarms]
+        return m.ParityEnd(found.predictions, found.values, found.differing_values, alarms)

@@ -13,6 +13,7 @@ from workflows.activities import Boundary
 from workflows.bridge import Bridge
 from workflows.cursor import Cursor
 from workflows.monitor_activities import MonitorActivities
+from workflows.parity import Parity
 from workflows.reconciler import Reconciler
 from workflows.registry_activities import RegistryActivities
 from workflows.release import Release
@@ -26,7 +27,7 @@ from workflows.watch import Watch
 _GRACE = timedelta(seconds=5)
 # How long a workflow that a lost worker had in its cache waits before another worker takes it.
 _STICKY = timedelta(seconds=3)
-WORKFLOWS = (Retrain, Release, Rollback, Watch)
+WORKFLOWS = (Retrain, Release, Rollback, Watch, Parity)
 
 
 class TemporalAway(Unavailable):
@@ -74,6 +75,7 @@ async def build(harness: Harness) -> None:
                 training.evaluate_bundles,
                 monitor.judge_release,
                 monitor.examine_periods,
+                monitor.check_parity,
             ],
             interceptors=[Boundary(harness.telemetry)],
             graceful_shutdown_timeout=_GRACE,

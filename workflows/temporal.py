@@ -33,6 +33,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from lineal.api.registry.v1.endpoint_pb2 import Saga, SagaKind
 from workflows import messages as m
+from workflows.parity import Parity
 from workflows.release import Release
 from workflows.retrain import Retrain
 from workflows.rollback import Rollback
@@ -127,17 +128,25 @@ class Temporal:
             _logger.warning("saga %s has ended, %r comes too late", saga_id, update)
 
     async def watch(self, endpoint: str) -> None:
-        """Keep a schedule that examines an endpoint's periods, at the interval of the settings."""
-        name = f"watch-{endpoint}"
-        every = timedelta(seconds=self._settings.watch_seconds)
+        """Keep the schedules that examine an endpoint's periods and check its parity, as often as the settings say."""
+        every = self._settings.watch_seconds
+        await self._keep(f"watch-{endpoint}", Watch.run, m.WatchInput(endpoint), f"Watch **{endpoint}**", every)
+        every = self._settings.parity_seconds
+        await self._keep(f"parity-{endpoint}", Parity.run, m.ParityInput(endpoint), f"Parity of **{endpoint}**", every)
+
+    async def _keep(
+        self, name: str, run: Any, given: m.WatchInput | m.ParityInput, summary: str, every_seconds: float
+    ) -> None:
+        """Keep a schedule that runs a workflow of the schedule's name."""
+        every = timedelta(seconds=every_seconds)
         spec = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)])
         action = ScheduleActionStartWorkflow(
-            Watch.run,
-            m.WatchInput(endpoint),
+            run,
+            given,
             id=name,
             task_queue=self._settings.task_queue,
-            static_summary=f"Watch **{endpoint}**",
-            typed_search_attributes=TypedSearchAttributes([SearchAttributePair(_ENDPOINT, endpoint)]),
+            static_summary=summary,
+            typed_search_attributes=TypedSearchAttributes([SearchAttributePair(_ENDPOINT, given.endpoint)]),
         )
         policy = SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=_CATCHUP)
         try:

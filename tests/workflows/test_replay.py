@@ -1,4 +1,4 @@
-"""Stored histories of sagas replay on today's workflows: a change that would break running ones fails here.
+"""Stored histories replay on today's workflows: a change that would break running ones fails here.
 
 `LINEAL_RECORD_HISTORIES=1 python -m pytest tests/workflows` records them anew; do so for new steps, and guard a changed
 order of steps with `workflow.patched`, because sagas may wait for a person for days.
@@ -23,9 +23,9 @@ async def test_a_stored_history_replays(path: Path) -> None:
     await Replayer(workflows=WORKFLOWS).replay_workflow(history)
 
 
-def test_every_saga_has_a_stored_history() -> None:
+def test_every_saga_and_the_check_of_parity_have_a_stored_history() -> None:
     kinds = set()
     for path in HISTORIES:
         started = json.loads(path.read_text(encoding="utf-8"))["events"][0]
         kinds.add(started["workflowExecutionStartedEventAttributes"]["workflowType"]["name"])
-    assert kinds == {"Retrain", "Release", "Rollback"}
+    assert kinds == {"Retrain", "Release", "Rollback", "Parity"}

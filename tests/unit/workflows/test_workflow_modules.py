@@ -12,7 +12,7 @@ from workflows.registry_activities import RegistryActivities
 from workflows.training_activities import TrainingActivities
 
 FOLDER = Path(messages.__file__).parent
-MODULES = ("messages", "saga", "releasing", "release", "retrain", "rollback", "watch")
+MODULES = ("messages", "saga", "releasing", "release", "retrain", "rollback", "watch", "parity")
 ALLOWED = {*sys.stdlib_module_names, "temporalio", *(f"workflows.{name}" for name in MODULES)}
 
 
