@@ -14,14 +14,19 @@ from lineal.api.features.v1.feature_view_pb2 import Feature, FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType, Sensitivity
 from lineal.versions import version as version
 from tabular.feature_rules import NUMBERS, column_type, column_violations, feature_type, feature_violations
-from tabular.schema import Violation, did_you_mean, unknown
+from tabular.schema import Violation, did_you_mean, protected, unknown
 from tabular.schema import field_of as field_of
 from tabular.transform_rules import transform_violations, with_transforms
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _KEYS = (FieldType.FIELD_TYPE_STRING, FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_TIMESTAMP)
-_HIDDEN = "is kept as a pseudonym, which whoever looks features up does not have; use a surrogate key"
+_PSEUDONYM = "is kept as a pseudonym, which whoever looks features up does not have; use a surrogate key"
+_PROTECTED = "is a protected attribute, which the vault keeps for evaluation alone; name another column"
+_HIDDEN = {
+    Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER: _PSEUDONYM,
+    Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE: _PROTECTED,
+}
 # Columns that a training set has beside keys and features.
 RESERVED = frozenset({"cutoff", "label", "label_time"})
 
@@ -55,6 +60,7 @@ def dataset_violations(dataset: Dataset) -> list[Violation]:
     found += _key_violations("entity_keys", dataset.entity_keys, dataset)
     if dataset.available_time and not dataset.event_time:
         found.append(Violation("available_time", "needs event_time too; declare it, or leave both out (static table)"))
+    found += _protected_violations(dataset)
     for name in ("event_time", "available_time"):
         column = getattr(dataset, name)
         if not column:
@@ -76,9 +82,9 @@ def view_violations(view: FeatureView, dataset: Dataset) -> list[Violation]:
         found.append(Violation("entity_keys", "name the columns that identify the entity, at least one"))
     found += _key_violations("entity_keys", view.entity_keys, dataset)
     found += [
-        Violation(f"entity_keys[{n}]", f"{key!r} {_HIDDEN}")
+        Violation(f"entity_keys[{n}]", f"{key!r} {why}")
         for n, key in enumerate(view.entity_keys)
-        if _identifies(field_of(dataset, key))
+        if (why := _hidden(field_of(dataset, key)))
     ]
     if not view.features:
         found.append(Violation("features", "a view needs at least one feature"))
@@ -227,8 +233,18 @@ def _key_violations(path: str, keys: Iterable[str], dataset: Dataset) -> list[Vi
     return found
 
 
-def _identifies(field: Field | None) -> bool:
-    return field is not None and field.sensitivity == Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER
+def _protected_violations(dataset: Dataset) -> list[Violation]:
+    """Refuse protected attributes where the rows that are kept would have to have them."""
+    named = [(f"row_key[{n}]", key) for n, key in enumerate(dataset.row_key)]
+    named += [(f"entity_keys[{n}]", key) for n, key in enumerate(dataset.entity_keys)]
+    named += [("event_time", dataset.event_time), ("available_time", dataset.available_time)]
+    named += [(f"distribution_checks[{n}].column", check.column) for n, check in enumerate(dataset.distribution_checks)]
+    return [Violation(path, f"{name!r} {_PROTECTED}") for path, name in named if name in protected(dataset)]
+
+
+def _hidden(field: Field | None) -> str:
+    """Return why nothing can be looked up by a column, nothing where it can be."""
+    return _HIDDEN.get(field.sensitivity, "") if field is not None else ""
 
 
 def _wanted_violations(
@@ -252,8 +268,8 @@ def _wanted_violations(
         elif declared is not None and held.type != declared.type:
             text = f"{column!r} of {spine.name} and {key!r} of {dataset.name} differ in type; declare them the same"
             found.append(Violation(f"{path}.keys", text))
-        if _identifies(held):
-            found.append(Violation(f"{path}.keys", f"{column!r} of {spine.name} {_HIDDEN}"))
+        if why := _hidden(held):
+            found.append(Violation(f"{path}.keys", f"{column!r} of {spine.name} {why}"))
     if dataset.event_time and not spine.event_time:
         text = f"{spine.name} has no event_time, so rows of {dataset.name} cannot be cut by it; use static views only"
         found.append(Violation(f"{path}.view", text))
@@ -276,10 +292,17 @@ def _label_violations(feature_set: FeatureSet, spine: Dataset, datasets: Mapping
         if held is not None and declared is not None and held.type != declared.type:
             text = f"{key!r} differs in type between {spine.name} and {dataset.name}; declare it the same"
             found.append(Violation(f"label.key[{n}]", text))
+        found += [
+            Violation(f"label.key[{n}]", f"{key!r} of {owner.name} {_PROTECTED}")
+            for owner in (spine, dataset)
+            if key in protected(owner)
+        ]
     target = field_of(dataset, label.column)
     rule = label.WhichOneof("rule")
     if target is None:
         found.append(Violation("label.column", unknown(label.column, dataset)))
+    elif label.column in protected(dataset):
+        found.append(Violation("label.column", f"{label.column!r} {_PROTECTED}"))
     elif rule != "equals" and target.type not in NUMBERS:
         found.append(Violation("label.column", f"{label.column!r} is not a number; use the rule `equals`"))
     if rule is None or (rule == "value" and not label.value):

@@ -66,7 +66,9 @@ def column_violations(path: str, column: str, dataset: Dataset) -> list[Violatio
     if field.type == FieldType.FIELD_TYPE_TIMESTAMP:
         return [Violation(path, f"{column!r} is a timestamp, which is no feature; declare a number derived from it")]
     if field.sensitivity == Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE:
-        return [Violation(path, f"{column!r} is a protected attribute: for evaluation only, never a feature")]
+        return [
+            Violation(path, f"{column!r} is a protected attribute: for evaluation only, never a feature; leave it out")
+        ]
     if field.sensitivity == Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER:
         return [Violation(path, f"{column!r} identifies a person directly and is no feature; leave it out")]
     return []

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Ints = npt.NDArray[np.int64]
+# When a row that was never corrected is superseded: after every cut-off.
+NEVER = 2**62
 Lots = npt.NDArray[np.uint64]
 # Lots are below this.
 LOTS = 2**64
@@ -73,6 +75,22 @@ def latest_rows(code: Ints, *orders: Ints) -> Ints:
     ordered = code[ranked]
     last = np.append(ordered[1:] != ordered[:-1], True) if len(ordered) else np.zeros(0, dtype=np.bool_)
     return np.sort(ranked[last & (ordered >= 0)])
+
+
+def superseded(code: Ints, available: Ints) -> Ints | None:
+    """Return when each row's next version takes its place; NEVER where it is the last, None where no code comes twice.
+
+    Rows of one code, of which there are no gaps from 0 on, are versions of one row; they follow each other by available
+    time, then place.
+    """
+    if int(code.max(initial=-1)) + 1 == len(code):
+        return None
+    ranked = np.lexsort((available, code))
+    ordered = code[ranked]
+    following = np.flatnonzero(ordered[1:] == ordered[:-1])
+    found = np.full(len(code), NEVER, dtype=np.int64)
+    found[ranked[following]] = available[ranked[following + 1]]
+    return found
 
 
 def _chunks(values: pa.Array | pa.ChunkedArray) -> list[pa.Array]:

@@ -12,6 +12,10 @@ count are the known rows minus those that left, and
 is exact in any order of arrival, with two sorted prefix sums per entity and no two-dimensional search. See
 docs/adr/0010-exact-windows-from-two-prefix-sums.md.
 
+A row that a correction supersedes at s holds only until then: a <= t < s. It leaves every window by s, as if it had
+happened at s - w: with min(e, s - w) for e the same two prefixes take the old version off from s on, when the new one
+is added.
+
 Times are int64 microseconds since 1970-01-01 UTC. Entities are codes from 0; -1 is an entity that is not known. Numbers
 are doubles with NaN for null (infinities count as null); texts are objects with None for null.
 """
@@ -135,7 +139,10 @@ class Moment:
         self._start = timeline.by_available.start(self._entity)
         until = timeline.by_available.until(self._entity, cutoff)
         self._until = np.where(self._known, until, self._start)
+        self._newest: Ints | None = None
         self.found = self._until > self._start
+        if timeline.superseded is not None:
+            self.found = self.found & (self.newest() >= 0)
         self._left: dict[int, Ints] = {}
         self._counts: dict[tuple[str, int, float | None, str | None], Ints] = {}
         self._sums: dict[tuple[str, int, int], exact.Pair] = {}
@@ -147,11 +154,12 @@ class Moment:
             return [self._compute(op) for op in operators]
 
     def newest(self) -> Ints:
-        """Return the number of the latest known row of each query; only meaningful where `found`."""
-        if not len(self._timeline.event):
-            return np.zeros(len(self._until), dtype=np.int64)
-        newest: Ints = self._timeline.newest_known()[np.maximum(self._until - 1, 0)]
-        return newest
+        """Return the number of the latest row that holds for each query; only meaningful where `found`."""
+        if self._newest is None:
+            self._newest = np.full(len(self._until), -1, dtype=np.int64)
+            asked = np.flatnonzero(self._until > self._start)
+            self._newest[asked] = self._timeline.newest(self._entity[asked], self._until[asked], self._cutoff[asked])
+        return self._newest
 
     def latest_row(self, query: int) -> Ints:
         """Return the number of the latest known row of one query, nothing where the entity is not known."""
@@ -167,9 +175,11 @@ class Moment:
         start = self._start[query]
         known = self._timeline.by_available.rows[start : self._until[query]]
         if op.function == LAG:
+            if self._timeline.superseded is not None:
+                known = known[self._timeline.superseded[known] > self._cutoff[query]]
             event, available = self._timeline.event[known], self._timeline.available[known]
             return np.sort(known[np.lexsort((known, available, event))[-op.n :]])
-        left = self._timeline.by_event.rows[start : self._left_window(op.window)[query]]
+        left = self._timeline.by_leaving(op.window).rows[start : self._left_window(op.window)[query]]
         return np.setdiff1d(known, left)
 
     def _compute(self, op: Operator) -> Feature:
@@ -195,15 +205,16 @@ class Moment:
         values = np.full(len(self._cutoff), None if is_text else np.nan, dtype=object if is_text else np.float64)
         status = np.where(self.found, _NULL, _NOT_FOUND).astype(np.uint8)
         asked = np.flatnonzero(self.found)
+        entity, cutoff = self._entity[asked], self._cutoff[asked]
         if op.function == _FIRST:
-            row = timeline.first_known(op.column, self._left_window(op.window)[asked], self._cutoff[asked])
+            row = timeline.first(op.column, entity, cutoff, op.window)
         elif op.function == _LAST:
-            row = timeline.newest_known(1, op.column)[self._until[asked] - 1]
+            row = timeline.newest(entity, self._until[asked], cutoff, 1, op.column)
         else:
-            row = timeline.newest_known(op.n)[self._until[asked] - 1]
-        mine = (row >= 0) & (timeline.entity[row] == self._entity[asked])
+            row = timeline.newest(entity, self._until[asked], cutoff, op.n)
+        mine = row >= 0
         if op.function == _LAST:
-            mine &= timeline.event[row] > self._cutoff[asked] - op.window
+            mine &= timeline.event[row] > cutoff - op.window
         asked, row = asked[mine], row[mine]
         picked = column[row]
         present = ~missing(picked)
@@ -264,7 +275,7 @@ class Moment:
 
     def _left_window(self, window: int) -> Ints:
         if window not in self._left:
-            left = self._timeline.by_event.until(self._entity, self._cutoff - window)
+            left = self._timeline.by_leaving(window).until(self._entity, self._cutoff - window)
             self._left[window] = np.where(self._known, left, self._start)
         return self._left[window]
 
@@ -290,7 +301,7 @@ class Moment:
         return self._sums[key]
 
     def _extreme(self, op: Operator, least: bool) -> npt.NDArray[np.float64]:
-        numbers = self._timeline.numbers(op.column, op.window)[self._timeline.by_event.rows]
+        numbers = self._timeline.numbers(op.column, op.window)[self._timeline.by_leaving(op.window).rows]
         neutral = np.inf if least else -np.inf
         values = np.full(len(self._cutoff), np.nan)
         for chunk, starts, places, known in self._windows(op.window):
@@ -301,7 +312,7 @@ class Moment:
     def _distinct(self, op: Operator) -> npt.NDArray[np.float64]:
         codes = self._timeline.codes(op.column)
         different = int(codes.max(initial=-1)) + 1
-        codes = codes[self._timeline.by_event.rows]
+        codes = codes[self._timeline.by_leaving(op.window).rows]
         values = np.zeros(len(self._cutoff))
         for chunk, starts, places, known in self._windows(op.window):
             query = np.repeat(np.arange(len(chunk)), np.diff(np.append(starts, len(places))))
@@ -311,15 +322,15 @@ class Moment:
         return values
 
     def _windows(self, window: int) -> Iterator[tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]]:
-        """Yield queries with the places of their windows in the order by event time, and which rows there are known.
+        """Yield queries with the places of their windows in the order of leaving them, and which rows there are known.
 
         With the queries comes where the places of each begin. Cut by total width, so that memory is bounded whatever
         the windows hold.
         """
-        by_event = self._timeline.by_event
-        available = self._timeline.available[by_event.rows]
+        by_leaving = self._timeline.by_leaving(window)
+        available = self._timeline.available[by_leaving.rows]
         first = self._left_window(window)
-        width = by_event.until(self._entity, self._cutoff) - first
+        width = by_leaving.until(self._entity, self._cutoff) - first
         asked = np.flatnonzero(self._known & (width > 0))
         groups = np.cumsum(width[asked]) // _CHUNK_ROWS
         for chunk in np.split(asked, np.flatnonzero(np.diff(groups)) + 1) if len(asked) else ():

@@ -1,5 +1,8 @@
 """Find rows in the orders of time that features are cut by: sorted once, searched by arrays of queries."""
 
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -53,6 +56,31 @@ def running_greatest(ranks: Ints, n: int) -> Ints:
         ranks = np.minimum(ranks, np.concatenate((np.full(min(len(ranks), 1), -1), greatest[:-1])))
     found: Ints = np.maximum.accumulate(ranks)
     return found
+
+
+def holding(
+    entity: Ints, start: Ints, end: Ints, ranks: Ints, asked: Ints, time: Ints
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield each query's number with the ranks, ascending, of its entity's rows that hold then: start <= time < end.
+
+    `entity`, `start`, `end` and `ranks` are the rows', `asked` and `time` the queries'. A list is good until the next.
+    """
+    lasting = np.flatnonzero(start < end)
+    kinds = np.repeat([0, 1, 2], [len(lasting), len(lasting), len(asked)])  # ends, starts, then queries of one time
+    who = np.concatenate((entity[lasting], entity[lasting], asked))
+    when = np.concatenate((end[lasting], start[lasting], time))
+    what = np.concatenate((ranks[lasting], ranks[lasting], np.arange(len(asked))))
+    order = np.lexsort((kinds, when, who))
+    last, held = -1, list[int]()
+    for one, kind, number in zip(who[order].tolist(), kinds[order].tolist(), what[order].tolist(), strict=True):
+        if one != last:
+            last, held = one, []
+        if kind == 2:
+            yield number, held
+        elif kind == 1:
+            insort(held, number)
+        else:
+            del held[bisect_left(held, number)]
 
 
 class Earliest:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType, Sensitivity
 from tabular.columns import TIMESTAMP
 
 ARROW_TYPES: dict[int, pa.DataType] = {
@@ -54,9 +54,21 @@ class SchemaMismatch(ValueError):
         self.violations = violations
 
 
-def arrow_schema(dataset: Dataset) -> pa.Schema:
-    """Return the Arrow schema of a dataset's rows."""
+def sent_schema(dataset: Dataset) -> pa.Schema:
+    """Return the Arrow schema of a dataset's rows as they are sent."""
     return pa.schema([pa.field(field.name, ARROW_TYPES[field.type]) for field in dataset.fields])
+
+
+def arrow_schema(dataset: Dataset) -> pa.Schema:
+    """Return the Arrow schema of a dataset's rows as they are kept: protected attributes are in the vault alone."""
+    vaulted = set(protected(dataset))
+    return pa.schema([field for field in sent_schema(dataset) if field.name not in vaulted])
+
+
+def protected(dataset: Dataset) -> list[str]:
+    """Return the columns that are protected attributes, in order."""
+    tag = Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE
+    return [field.name for field in dataset.fields if field.sensitivity == tag]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -113,7 +125,7 @@ def normalise(table: pa.Table, dataset: Dataset) -> Normalised:
             unreadable.setdefault(row, {})[field.name] = reason
     if violations:
         raise SchemaMismatch(violations)
-    return Normalised(pa.table(arrays, schema=arrow_schema(dataset)), unreadable)
+    return Normalised(pa.table(arrays, schema=sent_schema(dataset)), unreadable)
 
 
 def _convert(values: pa.ChunkedArray, field: Field) -> tuple[pa.ChunkedArray, dict[int, str]]:
@@ -158,6 +170,9 @@ def _reads(value: pa.Scalar, target: pa.DataType) -> bool:
 
 
 def _reason(value: pa.Scalar, field: Field) -> str:
+    if field.sensitivity == Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE:
+        # Reasons are kept in quarantine and shown; the value is for the vault alone.
+        return f"must be {_ONE[field.type]}"
     if _is_text(value.type):
         return f"must be {_ONE[field.type]}, not {_shown(value)}"
     return f"{_shown(value)} does not fit {_WORDS[field.type]} without loss; round it before sending"

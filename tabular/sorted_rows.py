@@ -4,6 +4,7 @@ Times are int64 microseconds since 1970-01-01 UTC. Entities are codes from 0. Nu
 (infinities count as null); texts are objects with None for null.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from tabular import exact
-from tabular.orders import Earliest, Ints, Order, running_greatest
+from tabular.keys import NEVER
+from tabular.orders import Earliest, Ints, Order, holding, running_greatest
 
 Values = npt.NDArray[Any]
 T = TypeVar("T")
@@ -22,18 +24,21 @@ T = TypeVar("T")
 STATIC_TIME = -(2**61)
 # A cut-off after everything.
 FOREVER = 2**61
-# An available time after every cut-off.
-_NEVER = 2**62
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a dataset in log order, by column."""
+    """Rows of a dataset in log order, by column.
+
+    From `superseded` on another version of the row counts in its stead (NEVER where none does); None stands for rows
+    of which none was corrected.
+    """
 
     entity: Ints
     event: Ints
     available: Ints
     values: Mapping[str, Values]
+    superseded: Ints | None = None
 
 
 class SortedRows:
@@ -44,10 +49,13 @@ class SortedRows:
         self.event = rows.event
         self.available = np.maximum(rows.available, rows.event)
         self._values = rows.values
+        corrected = rows.superseded is not None and bool((rows.superseded < NEVER).any())
+        self.superseded = rows.superseded if corrected else None
         single = not len(rows.entity) or not rows.entity.any()
         self.single = single  # the only entity has code 0
         self.by_available = Order(rows.entity, self.available, single)
         self._by_event: Order | None = None
+        self._by_leaving: dict[int, Order] = {}
         self._ranking: tuple[Ints, Ints] | None = None
         self._prefixes: dict[tuple[object, ...], Any] = {}
         self._worst_delay = int((self.available - self.event).max()) if len(rows.entity) else 0
@@ -60,35 +68,58 @@ class SortedRows:
             self._by_event = self.by_available if in_order else Order(self.entity, self.event, self.single)
         return self._by_event
 
-    def newest_known(self, n: int = 1, name: str = "") -> Ints:
-        """Return, for each place in the order by available time, the nth newest row of the entity so far, or another's.
+    def by_leaving(self, window: int) -> Order:
+        """Order the rows by when they leave a window, less its length: by event time, or superseded before that.
+
+        Without corrections, the precondition of the fast path, it is the order by event time for every window.
+        """
+        if self.superseded is None:
+            return self.by_event
+        if window not in self._by_leaving:
+            self._by_leaving[window] = Order(self.entity, self._leaving(window), self.single)
+        return self._by_leaving[window]
+
+    def newest(self, entity: Ints, until: Ints, cutoff: Ints, n: int = 1, name: str = "") -> Ints:
+        """Return the nth newest row that holds for each query, -1 where there are too few.
 
         The newest is the greatest by event time, then available time, then log order; of the rows whose column is not
-        null, where one is named. Where there are too few it is -1 or a row of an earlier entity.
+        null, where one is named. `until` is where the order by available time ends for the query, after 0.
         """
-        key = ("newest", n, name)
-        if key not in self._prefixes:
-            ranked, rank = self._ranks()
-            ranks = rank[self.by_available.rows]
-            if name:
-                ranks = np.where(self._present(name)[self.by_available.rows], ranks, -1)
-            # Ranks of a later entity are all greater: the greatest are its own as soon as it has so many.
-            found = running_greatest(ranks, n)
-            self._prefixes[key] = ranked[found] if n == 1 and not name else np.where(found >= 0, ranked[found], -1)
-        newest: Ints = self._prefixes[key]
-        return newest
+        row = self._newest_known(n, name)[until - 1]
+        if self.superseded is None:
+            return np.where((row >= 0) & (self.entity[row] == entity), row, -1)
+        ranked, rank = self._ranks()
+        ranks = np.full((2 * n, len(until)), -1, dtype=np.int64)
+        for place in range(n):
+            row = self._newest_known(place + 1, name)[until - 1]
+            ranks[place] = np.where((row >= 0) & (self.entity[row] == entity), rank[row], -1)
+        corrected = self._corrected(name)
+        for query, held in holding(*self._spans(corrected), rank[corrected], entity, cutoff):
+            newest = held[-n:]
+            ranks[n : n + len(newest), query] = newest
+        nth = np.sort(ranks, axis=0)[-n]
+        return np.where(nth >= 0, ranked[nth], -1)
 
-    def first_known(self, name: str, start: Ints, cutoff: Ints) -> Ints:
-        """Return the oldest row whose column is not null and that is known at a cut-off, from places in the order on.
+    def first(self, name: str, entity: Ints, cutoff: Ints, window: int) -> Ints:
+        """Return the oldest row of each query's window that holds and whose column is not null, -1 where there is none.
 
-        The order is that of `newest_known`; the row is another entity's or -1 where the entity has none.
+        The order is that of `newest`.
         """
-        ranked, _ = self._ranks()
+        ranked, rank = self._ranks()
         key = ("first", name)
         if key not in self._prefixes:
-            self._prefixes[key] = Earliest(np.where(self._present(name), self.available, _NEVER)[ranked])
+            known = np.where(self._present(name) & self._lasting(), self.available, NEVER)
+            self._prefixes[key] = Earliest(known[ranked])
+        start = self.by_event.until(entity, cutoff - window)
         place = self._prefixes[key].at_most(start, cutoff)
-        return np.where(place < len(ranked), ranked[np.minimum(place, len(ranked) - 1)], -1)
+        if self.superseded is not None:
+            corrected = self._corrected(name)
+            for query, held in holding(*self._spans(corrected), rank[corrected], entity, cutoff):
+                oldest = bisect_left(held, start[query])
+                if oldest < len(held):
+                    place[query] = min(place[query], held[oldest])
+        row = np.where(place < len(ranked), ranked[np.minimum(place, len(ranked) - 1)], -1)
+        return np.where((row >= 0) & (self.entity[row] == entity), row, -1)
 
     def codes(self, name: str) -> Ints:
         """Return a number for each distinct value of a column, -1 where it is null."""
@@ -133,7 +164,7 @@ class SortedRows:
                 else:
                     counted = ~np.isnan(numbers) if above is None else numbers > above
             self._prefixes[key] = self._in_both_orders(
-                lambda order: np.concatenate(([0], np.cumsum(counted[order.rows])))
+                window, lambda order: np.concatenate(([0], np.cumsum(counted[order.rows])))
             )
         pair: tuple[Ints, Ints] = self._prefixes[key]
         return pair
@@ -155,15 +186,48 @@ class SortedRows:
                 parts = exact.square(parts)
             parts = exact.Pair(np.where(counted, parts.high, 0.0), np.where(counted, parts.low, 0.0))
             self._prefixes[key] = self._in_both_orders(
-                lambda order: exact.prefix(parts.high[order.rows], parts.low[order.rows])
+                window, lambda order: exact.prefix(parts.high[order.rows], parts.low[order.rows])
             )
         pair: tuple[exact.Pair, exact.Pair] = self._prefixes[key]
         return pair
 
-    def _in_both_orders(self, prefix: Callable[[Order], T]) -> tuple[T, T]:
+    def _in_both_orders(self, window: int, prefix: Callable[[Order], T]) -> tuple[T, T]:
         # The fast path: where the two orders are one, so are the running sums.
-        known = prefix(self.by_available)
-        return known, known if self.by_event is self.by_available else prefix(self.by_event)
+        known, leaving = prefix(self.by_available), self.by_leaving(window)
+        return known, known if leaving is self.by_available else prefix(leaving)
+
+    def _newest_known(self, n: int, name: str) -> Ints:
+        """Return, for each place in the order by available time, the nth newest row of the entity so far, or another's.
+
+        Of the rows that are never superseded. Where there are too few it is -1 or a row of an earlier entity.
+        """
+        key = ("newest", n, name)
+        if key not in self._prefixes:
+            ranked, rank = self._ranks()
+            ranks = rank[self.by_available.rows]
+            every = self.superseded is None and not name
+            if not every:
+                chosen = self._lasting() if not name else self._lasting() & self._present(name)
+                ranks = np.where(chosen[self.by_available.rows], ranks, -1)
+            # Ranks of a later entity are all greater: the greatest are its own as soon as it has so many.
+            found = running_greatest(ranks, n)
+            self._prefixes[key] = ranked[found] if n == 1 and every else np.where(found >= 0, ranked[found], -1)
+        newest: Ints = self._prefixes[key]
+        return newest
+
+    def _corrected(self, name: str) -> Ints:
+        chosen = ~self._lasting() if not name else ~self._lasting() & self._present(name)
+        return np.flatnonzero(chosen)
+
+    def _spans(self, rows: Ints) -> tuple[Ints, Ints, Ints]:
+        assert self.superseded is not None
+        return self.entity[rows], self.available[rows], self.superseded[rows]
+
+    def _lasting(self) -> npt.NDArray[np.bool_]:
+        return np.ones(len(self.event), dtype=np.bool_) if self.superseded is None else self.superseded == NEVER
+
+    def _leaving(self, window: int) -> Ints:
+        return self.event if self.superseded is None else np.minimum(self.event, self.superseded - window)
 
     def _ranks(self) -> tuple[Ints, Ints]:
         """Return the rows by entity, event time, available time and log order, and the place of each row there."""
@@ -182,11 +246,11 @@ class SortedRows:
         return found
 
     def _late_window(self, window: int) -> int | None:
-        # Windows longer than every delay exclude no row and share their prefixes.
-        return window if self._worst_delay >= window else None
+        # Windows longer than every delay exclude no row and share their prefixes, unless rows leave them early.
+        return window if self.superseded is not None or self._worst_delay >= window else None
 
     def _countable(self, window: int) -> npt.NDArray[np.bool_]:
-        return self.available - self.event < window
+        return self.available - self._leaving(window) < window
 
 
 def missing(values: Values) -> npt.NDArray[np.bool_]:

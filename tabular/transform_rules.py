@@ -83,7 +83,11 @@ def _source_violations(path: str, column: str, taken: Sequence[str], dataset: Da
     if field is None:
         return [Violation(path, unknown(column, dataset))]
     if field.sensitivity == Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE:
-        return [Violation(path, f"{column!r} is a protected attribute: for evaluation only, never part of a feature")]
+        return [
+            Violation(
+                path, f"{column!r} is a protected attribute: for evaluation only, never part of a feature; leave it out"
+            )
+        ]
     if field.sensitivity == Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER:
         return [Violation(path, f"{column!r} identifies a person directly and is no part of a feature; leave it out")]
     kind = _kind_of(column, dataset)
