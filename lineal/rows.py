@@ -9,11 +9,12 @@ The bytes of a row, in this order; numbers are little-endian:
     4 per text     in that order, its length in bytes, unsigned; 0 for null
     the texts      in that order, UTF-8, with nothing in between
 
-Which fields there are says the declaration of the dataset, in the schema version that the batch names.
+Which fields there are says the declaration of the dataset, in the schema version that the batch names, without the
+`vaulted_columns` of the batch's event: protected attributes are not hashed, so that no proof discloses them.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -68,6 +69,18 @@ def encode(table: pa.Table) -> list[bytes]:
 def leaf_hashes(table: pa.Table) -> list[bytes]:
     """Return the leaf of each row in the Merkle tree of its batch."""
     return [leaf_hash(data) for data in encode(table)]
+
+
+def hashed(dataset: Dataset, vaulted_columns: Iterable[str]) -> Dataset:
+    """Return the declaration of what is hashed of a batch's rows: without the columns that went to the vault."""
+    apart = set(vaulted_columns)
+    if not apart:
+        return dataset
+    found = Dataset()
+    found.CopyFrom(dataset)
+    del found.fields[:]
+    found.fields.extend(field for field in dataset.fields if field.name not in apart)
+    return found
 
 
 def decode(dataset: Dataset, data: bytes) -> dict[str, Any]:

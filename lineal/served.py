@@ -27,7 +27,7 @@ from lineal.explain import explain
 from lineal.merkle import ProofWrong
 from lineal.notes import Checkpoint
 from lineal.proof_file import ProofInvalid, bytes_of, logged, member, path_of, text_of
-from lineal.rows import RowWrong, decode
+from lineal.rows import RowWrong, decode, hashed
 
 # Of the widest rows that come in so many still fit a message.
 _ROWS_AT_ONCE = 200
@@ -193,7 +193,7 @@ def _row(
     try:
         root = bytes.fromhex(batch.rows_root)
         merkle.check_inclusion(merkle.leaf_hash(data), number, batch.accepted_rows, path_of(given, _ROW), root)
-        dataset = declared.declaration(batch)
+        dataset = hashed(declared.declaration(batch), batch.vaulted_columns)
         values = decode(dataset, data)
     except (ProofWrong, RowWrong) as error:
         raise ProofInvalid(_ROW, f"{named}: {error}") from error

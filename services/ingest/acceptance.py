@@ -23,6 +23,7 @@ from services.ingest.dataset import DatasetState
 from services.ingest.pseudonyms import Pseudonyms
 from services.ingest.surroundings import Surveyor
 from services.ingest.validation import REASONS, Validator, commonest
+from services.ingest.vault import BatchName, Vault
 
 _AHEAD = 3
 _SCHEMAS = 256
@@ -51,6 +52,7 @@ class Acceptance:
         load: Callable[[str], Awaitable[DatasetState]],
         surveyor: Surveyor,
         pseudonyms: Pseudonyms,
+        vault: Vault,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
@@ -58,6 +60,7 @@ class Acceptance:
         self._load = load
         self._surveyor = surveyor
         self._pseudonyms = pseudonyms
+        self._vault = vault
         self._schemas: OrderedDict[str, tuple[int, Dataset, Validator]] = OrderedDict()
 
     def forget(self, dataset: str) -> None:
@@ -127,6 +130,9 @@ class Acceptance:
         for stored in (examined.accepted, examined.quarantined):
             if stored:
                 await asyncio.to_thread(self._artifacts.put, stored)
+        if examined.vaulted is not None:
+            name = BatchName(dataset, batch_id, examined.event.content_digest)
+            await asyncio.to_thread(self._vault.keep, examined.declared, name, *examined.vaulted)
         return _Ready(dataset, batch_id, digests, examined, None)
 
     async def _validated(self, schema: tuple[int, Dataset, Validator], batch_id: str, data: bytes) -> Examined:

@@ -25,6 +25,8 @@ from services.ingest.pseudonyms import Pseudonyms, identifiers
 from services.ingest.settling import Settling
 from services.ingest.surroundings import Surveyor
 from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
+from services.ingest.vault import Vault
+from services.ingest.vaulted import VaultReading
 
 _NEWEST = 2**63 - 1
 
@@ -45,7 +47,7 @@ class Ingest:
     """The application of ingest."""
 
     def __init__(
-        self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner, pseudonyms: Pseudonyms
+        self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner, pseudonyms: Pseudonyms, vault: Vault
     ) -> None:
         self._log = log
         self._artifacts = artifacts
@@ -53,8 +55,9 @@ class Ingest:
         self._datasets = Repository(log, "dataset", datasets.decider)
         self._pseudonyms = pseudonyms
         surveyor = Surveyor(log, artifacts, tables)
-        self._acceptance = Acceptance(log, artifacts, tables, self._state, surveyor, pseudonyms)
-        self.quarantine = Settling(log, artifacts, tables, self._state, surveyor, pseudonyms)
+        self._acceptance = Acceptance(log, artifacts, tables, self._state, surveyor, pseudonyms, vault)
+        self.quarantine = Settling(log, artifacts, tables, self._state, surveyor, pseudonyms, vault)
+        self.vault = VaultReading(log, tables, self._state, self._position, vault)
 
     async def register_dataset(self, *, request_id: str, dataset: Dataset) -> tuple[int, int]:
         """Declare a dataset; return its schema version and the log position.

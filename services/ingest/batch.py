@@ -17,8 +17,9 @@ from services.ingest.pseudonyms import Pseudonyms, identifiers
 from services.ingest.quarantine import RESERVED
 from services.ingest.surroundings import Surroundings
 from services.ingest.validation import REASONS, Validator
+from services.ingest.vault import take_off
 from tabular.parquet import to_parquet
-from tabular.schema import SchemaMismatch, normalise
+from tabular.schema import SchemaMismatch, normalise, protected
 
 _MOST_ID = 200
 
@@ -41,12 +42,17 @@ class BatchExists(AlreadyExists):
 
 @dataclass(frozen=True)
 class Examined:
-    """A batch after validation, before it is stored; the Parquet bytes are empty where there are no rows."""
+    """A batch after validation, before it is stored; the Parquet bytes are empty where there are no rows.
 
+    `vaulted` has accepted and quarantined rows with their protected attributes, None where there are none to keep.
+    """
+
+    declared: Dataset
     event: BatchAccepted
     accepted: bytes
     quarantined: bytes
     reasons: list[str]
+    vaulted: tuple[pa.Table, pa.Table] | None
 
 
 def check_id(batch_id: str) -> None:
@@ -95,19 +101,20 @@ def examine(
             [FieldViolation(f"arrow.{v.field}", v.description) for v in error.violations],
         ) from None
     parted = validator.validate(table, unreadable, around)
-    # Rules hold for what was sent; nothing but pseudonyms is kept, in quarantine neither.
-    direct = identifiers(dataset)
-    kept, refused = pseudonyms.hide(parted.accepted, direct), pseudonyms.hide(parted.quarantined, direct)
+    # Rules hold for what was sent; nothing but pseudonyms is kept, and no protected attribute, in quarantine neither.
+    direct, vaulted = identifiers(dataset), protected(dataset)
+    kept, refused = (take_off(dataset, pseudonyms.hide(rows, direct)) for rows in (parted.accepted, parted.quarantined))
     accepted = to_parquet(kept) if parted.accepted.num_rows else b""
     quarantined = to_parquet(refused) if parted.quarantined.num_rows else b""
-    digest = pseudonyms.digest(data) if direct else content_digest(data)
+    digest = pseudonyms.digest(data) if direct or vaulted else content_digest(data)
     event = accepted_event(dataset, schema_version, batch_id, kept, accepted, digest)
     event.quarantined_rows = parted.quarantined.num_rows
     event.quarantine_digest = hashlib.sha256(quarantined).hexdigest() if quarantined else ""
     event.warned_rows = parted.warned_rows
     event.findings.extend(parted.findings)
     event.reference_snapshot_digest = around.snapshot_digest
-    return Examined(event, accepted, quarantined, parted.quarantined[REASONS].to_pylist())
+    apart = (parted.accepted, parted.quarantined) if vaulted else None
+    return Examined(dataset, event, accepted, quarantined, parted.quarantined[REASONS].to_pylist(), apart)
 
 
 def accepted_event(
@@ -122,6 +129,7 @@ def accepted_event(
         accepted_rows=accepted.num_rows,
         accepted_digest=hashlib.sha256(parquet).hexdigest() if parquet else "",
         rows_root=merkle.root(leaf_hashes(accepted)).hex() if parquet else "",
+        vaulted_columns=protected(dataset),
     )
     _set_times(event, dataset, accepted)
     return event

@@ -13,6 +13,7 @@ from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
 from services.ingest.pseudonyms import identifier_violations, identifiers
 from services.ingest.rules import reference_violations, rule_violations
 from tabular.definitions import dataset_violations
+from tabular.schema import protected
 
 NO_OTHERS: Mapping[str, Dataset | None] = MappingProxyType({})
 
@@ -84,11 +85,15 @@ def _check_compatible(state: DatasetState, old: Dataset, new: Dataset) -> None:
                 f"{FieldType.Name(declared.type)}; give the new column another name"
             )
     there = {declared.name for declared in old.fields} & {declared.name for declared in new.fields}
-    for name in sorted(there & (identifiers(old) ^ identifiers(new))):
-        raise SchemaIncompatible(
-            f"{new.name}.{name} cannot begin or cease to be a direct identifier: rows are there that hold it the other "
-            "way; give the new column another name"
-        )
+    for what, changed in (
+        ("direct identifier", identifiers(old) ^ identifiers(new)),
+        ("protected attribute", set(protected(old)) ^ set(protected(new))),
+    ):
+        for name in sorted(there & changed):
+            raise SchemaIncompatible(
+                f"{new.name}.{name} cannot begin or cease to be a {what}: rows are there that hold it the other way; "
+                "give the new column another name"
+            )
     for name in ("row_key", "event_time", "available_time"):
         if getattr(old, name) != getattr(new, name):
             raise SchemaIncompatible(

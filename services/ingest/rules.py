@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
 from lineal.api.ingest.v1.rules_pb2 import Comparison, DistributionCheck, Operator, Rule, Severity
 from tabular.definitions import field_of, name_violations
-from tabular.schema import Violation, did_you_mean
+from tabular.schema import Violation, did_you_mean, protected
 
 _NUMBERS = (FieldType.FIELD_TYPE_INT64, FieldType.FIELD_TYPE_FLOAT64)
 _ALONE = {Operator.OPERATOR_IS_NULL: "be missing", Operator.OPERATOR_IS_PRESENT: "be there"}
@@ -116,6 +116,9 @@ def reference_violations(dataset: Dataset, others: Mapping[str, Dataset | None])
             found.append(Violation(f"{path}.dataset", f"no dataset {of.dataset!r}; declare it first"))
         elif (field := field_of(other, of.other_column)) is None:
             found.append(Violation(f"{path}.other_column", _unknown(of.other_column, other)))
+        elif of.other_column in protected(other):
+            text = f"{of.dataset}.{of.other_column} is a protected attribute, kept in the vault; name another column"
+            found.append(Violation(f"{path}.other_column", text))
         elif own is not None and own.type != field.type:
             text = f"{of.column!r} and {of.dataset}.{of.other_column} differ in type; declare them the same"
             found.append(Violation(f"{path}.other_column", text))

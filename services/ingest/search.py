@@ -13,6 +13,7 @@ from chassis.errors import FieldViolation, InvalidArgument
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.ingest_service_pb2 import AcceptedRow
 from services.ingest.projections import StoredBatch
+from tabular.schema import arrow_schema
 
 
 class KeyInvalid(InvalidArgument):
@@ -21,9 +22,9 @@ class KeyInvalid(InvalidArgument):
 
 def check_key(dataset: Dataset, key: Mapping[str, str]) -> None:
     """Raise KeyInvalid unless the key names columns of the dataset."""
-    known = [field.name for field in dataset.fields]
+    known = arrow_schema(dataset).names
     violations = [
-        FieldViolation(f"key[{name}]", f"is no column of {dataset.name!r}; there are {', '.join(known)}")
+        FieldViolation(f"key[{name}]", f"is no column of the rows that {dataset.name!r} keeps; there are {', '.join(known)}")
         for name in key
         if name not in known
     ]

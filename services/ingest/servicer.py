@@ -5,10 +5,13 @@ from typing import Any
 
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1 import quarantine_service_pb2 as quarantine_api
+from lineal.api.ingest.v1 import vault_service_pb2 as vault_api
 from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer
 from lineal.api.ingest.v1.quarantine_service_pb2_grpc import QuarantineServiceServicer
+from lineal.api.ingest.v1.vault_service_pb2_grpc import VaultServiceServicer
 from services.ingest.application import Ingest
 from services.ingest.settling import Settling
+from services.ingest.vaulted import VaultReading
 
 Context = Any
 
@@ -131,3 +134,21 @@ class QuarantineServicer(QuarantineServiceServicer):
             reason=request.reason,
         )
         return quarantine_api.DiscardRowsResponse(discarded_rows=count, position=position)
+
+
+class VaultServicer(VaultServiceServicer):
+    """`lineal.api.ingest.v1.VaultService`."""
+
+    def __init__(self, vault: VaultReading) -> None:
+        self._vault = vault
+
+    async def ReadProtectedValues(
+        self, request: vault_api.ReadProtectedValuesRequest, context: Context
+    ) -> vault_api.ReadProtectedValuesResponse:
+        return await self._vault.read(request)
+
+    async def ExportVault(
+        self, request: vault_api.ExportVaultRequest, context: Context
+    ) -> AsyncIterator[vault_api.ExportVaultResponse]:
+        async for piece in self._vault.pieces():
+            yield vault_api.ExportVaultResponse(arrow=piece)

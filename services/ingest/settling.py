@@ -27,8 +27,9 @@ from services.ingest.pseudonyms import Pseudonyms, identifiers
 from services.ingest.quarantine import QuarantineState, Settlement
 from services.ingest.surroundings import Surroundings, Surveyor
 from services.ingest.validation import REASONS, ROW_NUMBER, Validator, kinds_of, reasons_of
+from services.ingest.vault import BatchName, Vault, take_off
 from tabular.parquet import conform, to_parquet
-from tabular.schema import SchemaMismatch, arrow_schema, did_you_mean, normalise
+from tabular.schema import SchemaMismatch, did_you_mean, normalise, protected, sent_schema
 
 _MOST_SHOWN = 20
 
@@ -56,6 +57,7 @@ class Settling:
         load: Callable[[str], Awaitable[DatasetState]],
         surveyor: Surveyor,
         pseudonyms: Pseudonyms,
+        vault: Vault,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
@@ -63,6 +65,7 @@ class Settling:
         self._load = load
         self._surveyor = surveyor
         self._pseudonyms = pseudonyms
+        self._vault = vault
         self._quarantine = Repository(log, "quarantine", quarantine.decider)
 
     async def fix(
@@ -94,7 +97,7 @@ class Settling:
             wanted = rows or quarantine.open_rows(state, dataset, batch_id, refused[ROW_NUMBER].to_pylist())
             chosen = _chosen(refused, wanted)
             _check_releasable(declared.dataset, chosen, wanted)
-            return conform(chosen, arrow_schema(declared.dataset)), QuarantinedRowsReleased(rows=wanted)
+            return conform(chosen, sent_schema(declared.dataset)), QuarantinedRowsReleased(rows=wanted)
 
         return await self._accept(request_id, dataset, batch_id, reason, made)
 
@@ -138,18 +141,22 @@ class Settling:
         before = state.from_batch(batch_id)
 
         def prepared() -> tuple[Settlement, BatchAccepted]:
-            table, event = made(declared, refused, state)
             assert declared.dataset is not None
+            sent = BatchName(dataset, batch_id, stored.content_digest)
+            table, event = made(declared, self._vault.put_back(declared.dataset, sent, refused), state)
             event.dataset, event.batch_id, event.reason = dataset, batch_id, reason
             # What is wrong with the request comes before what is wrong with the rows.
             quarantine.check_open(state, event)
             digests = [stored.accepted_digest, *(batch.accepted_digest for batch in before)]
             self._check_keys(declared.dataset, table, list(event.rows), [digest for digest in digests if digest])
-            data = to_parquet(table)
+            kept = take_off(declared.dataset, table)
+            data = to_parquet(kept)
             self._artifacts.put(data)
             # The rows come from inside: what was sent for them is their file.
             digest = hashlib.sha256(data).hexdigest()
-            accepted = batches.accepted_event(declared.dataset, declared.schema_version, name, table, data, digest)
+            accepted = batches.accepted_event(declared.dataset, declared.schema_version, name, kept, data, digest)
+            if protected(declared.dataset):
+                self._vault.keep(declared.dataset, BatchName(dataset, name, digest), table, None)
             accepted.quarantine_batch_id = batch_id
             accepted.quarantine_rows.extend(event.rows)
             if not isinstance(event, QuarantinedRowsDiscarded):
@@ -231,7 +238,7 @@ class _New:
 
 
 def _replaced(dataset: Dataset, chosen: pa.Table, values: pa.Table, rows: int) -> _New:
-    table = conform(chosen, arrow_schema(dataset))
+    table = conform(chosen, sent_schema(dataset))
     names = [field.name for field in dataset.fields]
     wrong = [
         FieldViolation(f"arrow.{name}", f"{dataset.name} has no such column{did_you_mean(name, names)}; leave it out")
@@ -264,8 +271,7 @@ def _chosen(refused: pa.Table, rows: Sequence[int]) -> pa.Table:
 
 
 def _check_releasable(dataset: Dataset, chosen: pa.Table, rows: Sequence[int]) -> None:
-    schema = arrow_schema(dataset)
-    table = conform(chosen, schema)
+    table = conform(chosen, sent_schema(dataset))
     for field in dataset.fields:
         if not field.nullable and table[field.name].null_count:
             row = rows[table[field.name].is_null().to_pylist().index(True)]

@@ -27,7 +27,7 @@ from lineal.api.ingest.v1 import dataset_pb2 as lineal_dot_api_dot_ingest_dot_v1
 from lineal.api.ingest.v1 import rules_pb2 as lineal_dot_api_dot_ingest_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lineal/api/ingest/v1/events.proto\x12\x14lineal.api.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"lineal/api/ingest/v1/dataset.proto\x1a lineal/api/ingest/v1/rules.proto\"[\n\x11\x44\x61tasetRegistered\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.lineal.api.ingest.v1.Dataset\x12\x16\n\x0eschema_version\x18\x02 \x01(\r\"\x9d\x04\n\rBatchAccepted\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\r\x12\x16\n\x0e\x63ontent_digest\x18\x04 \x01(\t\x12\x15\n\raccepted_rows\x18\x05 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_digest\x18\x06 \x01(\t\x12\x18\n\x10quarantined_rows\x18\x07 \x01(\x04\x12\x19\n\x11quarantine_digest\x18\x08 \x01(\t\x12\x32\n\x0emin_event_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0emax_event_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12max_available_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trows_root\x18\x0c \x01(\t\x12\x1b\n\x13quarantine_batch_id\x18\r \x01(\t\x12\x17\n\x0fquarantine_rows\x18\x0e \x03(\x04\x12\x13\n\x0bwarned_rows\x18\x0f \x01(\x04\x12\x33\n\x08\x66indings\x18\x10 \x03(\x0b\x32!.lineal.api.ingest.v1.RuleFinding\x12!\n\x19reference_snapshot_digest\x18\x11 \x01(\t\"\x83\x01\n\x14QuarantinedRowsFixed\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\x04\x12\x19\n\x11\x61\x63\x63\x65pted_batch_id\x18\x04 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x05 \x03(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"u\n\x17QuarantinedRowsReleased\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\x04\x12\x19\n\x11\x61\x63\x63\x65pted_batch_id\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"[\n\x18QuarantinedRowsDiscarded\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"y\n\x0fSnapshotCreated\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x61s_of_position\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lineal/api/ingest/v1/events.proto\x12\x14lineal.api.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"lineal/api/ingest/v1/dataset.proto\x1a lineal/api/ingest/v1/rules.proto\"[\n\x11\x44\x61tasetRegistered\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x1d.lineal.api.ingest.v1.Dataset\x12\x16\n\x0eschema_version\x18\x02 \x01(\r\"\xb6\x04\n\rBatchAccepted\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\r\x12\x16\n\x0e\x63ontent_digest\x18\x04 \x01(\t\x12\x15\n\raccepted_rows\x18\x05 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_digest\x18\x06 \x01(\t\x12\x18\n\x10quarantined_rows\x18\x07 \x01(\x04\x12\x19\n\x11quarantine_digest\x18\x08 \x01(\t\x12\x32\n\x0emin_event_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0emax_event_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12max_available_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trows_root\x18\x0c \x01(\t\x12\x1b\n\x13quarantine_batch_id\x18\r \x01(\t\x12\x17\n\x0fquarantine_rows\x18\x0e \x03(\x04\x12\x13\n\x0bwarned_rows\x18\x0f \x01(\x04\x12\x33\n\x08\x66indings\x18\x10 \x03(\x0b\x32!.lineal.api.ingest.v1.RuleFinding\x12!\n\x19reference_snapshot_digest\x18\x11 \x01(\t\x12\x17\n\x0fvaulted_columns\x18\x12 \x03(\t\"\x83\x01\n\x14QuarantinedRowsFixed\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\x04\x12\x19\n\x11\x61\x63\x63\x65pted_batch_id\x18\x04 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x05 \x03(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"u\n\x17QuarantinedRowsReleased\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\x04\x12\x19\n\x11\x61\x63\x63\x65pted_batch_id\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"[\n\x18QuarantinedRowsDiscarded\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"y\n\x0fSnapshotCreated\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x17\n\x0fsnapshot_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x61s_of_position\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\t\"n\n\x13ProtectedValuesRead\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x16\n\x0e\x61s_of_position\x18\x04 \x01(\x04\x12\x0f\n\x07purpose\x18\x05 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETREGISTERED']._serialized_start=162
   _globals['_DATASETREGISTERED']._serialized_end=253
   _globals['_BATCHACCEPTED']._serialized_start=256
-  _globals['_BATCHACCEPTED']._serialized_end=797
-  _globals['_QUARANTINEDROWSFIXED']._serialized_start=800
-  _globals['_QUARANTINEDROWSFIXED']._serialized_end=931
-  _globals['_QUARANTINEDROWSRELEASED']._serialized_start=933
-  _globals['_QUARANTINEDROWSRELEASED']._serialized_end=1050
-  _globals['_QUARANTINEDROWSDISCARDED']._serialized_start=1052
-  _globals['_QUARANTINEDROWSDISCARDED']._serialized_end=1143
-  _globals['_SNAPSHOTCREATED']._serialized_start=1145
-  _globals['_SNAPSHOTCREATED']._serialized_end=1266
+  _globals['_BATCHACCEPTED']._serialized_end=822
+  _globals['_QUARANTINEDROWSFIXED']._serialized_start=825
+  _globals['_QUARANTINEDROWSFIXED']._serialized_end=956
+  _globals['_QUARANTINEDROWSRELEASED']._serialized_start=958
+  _globals['_QUARANTINEDROWSRELEASED']._serialized_end=1075
+  _globals['_QUARANTINEDROWSDISCARDED']._serialized_start=1077
+  _globals['_QUARANTINEDROWSDISCARDED']._serialized_end=1168
+  _globals['_SNAPSHOTCREATED']._serialized_start=1170
+  _globals['_SNAPSHOTCREATED']._serialized_end=1291
+  _globals['_PROTECTEDVALUESREAD']._serialized_start=1293
+  _globals['_PROTECTEDVALUESREAD']._serialized_end=1403
 # @@protoc_insertion_point(module_scope)

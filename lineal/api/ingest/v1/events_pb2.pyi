@@ -74,6 +74,7 @@ class BatchAccepted(_message.Message):
     WARNED_ROWS_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     REFERENCE_SNAPSHOT_DIGEST_FIELD_NUMBER: _builtins.int
+    VAULTED_COLUMNS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the dataset."""
     batch_id: _builtins.str
@@ -120,6 +121,10 @@ class BatchAccepted(_message.Message):
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[_rules_pb2.RuleFinding]:
         """What rules of severity WARN and distribution checks found."""
 
+    @_builtins.property
+    def vaulted_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Protected attributes whose values went to the vault: they are neither in the rows nor in what is hashed of them."""
+
     def __init__(
         self,
         *,
@@ -140,10 +145,11 @@ class BatchAccepted(_message.Message):
         warned_rows: _builtins.int = ...,
         findings: _abc.Iterable[_rules_pb2.RuleFinding] | None = ...,
         reference_snapshot_digest: _builtins.str = ...,
+        vaulted_columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "findings", b"findings", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_batch_id", b"quarantine_batch_id", "quarantine_digest", b"quarantine_digest", "quarantine_rows", b"quarantine_rows", "quarantined_rows", b"quarantined_rows", "reference_snapshot_digest", b"reference_snapshot_digest", "rows_root", b"rows_root", "schema_version", b"schema_version", "warned_rows", b"warned_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_digest", b"accepted_digest", "accepted_rows", b"accepted_rows", "batch_id", b"batch_id", "content_digest", b"content_digest", "dataset", b"dataset", "findings", b"findings", "max_available_time", b"max_available_time", "max_event_time", b"max_event_time", "min_event_time", b"min_event_time", "quarantine_batch_id", b"quarantine_batch_id", "quarantine_digest", b"quarantine_digest", "quarantine_rows", b"quarantine_rows", "quarantined_rows", b"quarantined_rows", "reference_snapshot_digest", b"reference_snapshot_digest", "rows_root", b"rows_root", "schema_version", b"schema_version", "vaulted_columns", b"vaulted_columns", "warned_rows", b"warned_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,3 +318,43 @@ class SnapshotCreated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotCreated: _TypeAlias = SnapshotCreated  # noqa: Y015
+
+@_typing.final
+class ProtectedValuesRead(_message.Message):
+    """Protected attributes of rows were read from the vault. Stream `vault/<dataset>`; the envelope's actor is who read them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    AS_OF_POSITION_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Name of the dataset."""
+    rows: _builtins.int
+    """Rows asked for."""
+    as_of_position: _builtins.int
+    """Log position up to which batches counted."""
+    purpose: _builtins.str
+    """What for."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The attributes."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _builtins.int = ...,
+        as_of_position: _builtins.int = ...,
+        purpose: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_position", b"as_of_position", "columns", b"columns", "dataset", b"dataset", "purpose", b"purpose", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProtectedValuesRead: _TypeAlias = ProtectedValuesRead  # noqa: Y015

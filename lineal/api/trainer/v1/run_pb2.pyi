@@ -86,9 +86,11 @@ class Parameters(_message.Message):
     trials: _builtins.int
     """Trials of the hyper-parameter search; 0 fits once with the values above."""
     validation_share: _builtins.float
-    """Share of the rows, latest by cut-off, that validate; default 0.15."""
+    """Share of the rows, latest by cut-off, that validate; default 0.15. Rows without cut-offs are chosen by their keys' hash."""
     test_share: _builtins.float
-    """Share of the rows, latest of all, that stay untouched until evaluation; default 0.15."""
+    """Share of the rows, latest of all, that stay untouched until evaluation; default 0.15. Rows without cut-offs are chosen by
+    their keys' hash, so that the same ones stay untouched in every run.
+    """
     max_ctr_complexity: _builtins.int
     """Most categorical columns that one combination may join; default 4. Fewer save much time where
     interactions of categories matter little.
