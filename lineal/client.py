@@ -40,6 +40,7 @@ from lineal.sending import send
 
 _IN_FLIGHT = 16
 _PIECE_BYTES = 1 << 20
+_PARITY_SECONDS = 600.0
 # Between two looks at a saga: the contract has no stream of its steps.
 _WATCH_SECONDS = 0.3
 
@@ -256,6 +257,25 @@ class Client:
         if end is not None:
             request.end_time.FromDatetime(end)
         return from_pieces(piece.arrow for piece in self.services.monitor.collect("ReadPredictions", request))
+
+    def check_parity(
+        self, endpoint: str, *, predictions: int = 0, start: datetime | None = None, end: datetime | None = None
+    ) -> monitor_api.CheckParityResponse:
+        """Have what an endpoint's newest predictions looked up computed anew, offline, and compared.
+
+        At most so many predictions, 0 is 200, with event times in [start, end). A difference raises an alarm.
+        """
+        request = monitor_api.CheckParityRequest(
+            request_id=new_request_id(), endpoint=endpoint, predictions=predictions
+        )
+        if start is not None:
+            request.start_time.FromDatetime(start)
+        if end is not None:
+            request.end_time.FromDatetime(end)
+        found: monitor_api.CheckParityResponse = self.services.monitor.call(
+            "CheckParity", request, timeout=_PARITY_SECONDS
+        )
+        return found
 
     # Releases
 

@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from lineal import __version__
-from lineal.cli import backups, datasets, features, keep, log, look, planning, prove, quarantine, suite, tables, work
+from lineal.cli import (
+    backups,
+    datasets,
+    features,
+    keep,
+    log,
+    look,
+    parity,
+    planning,
+    prove,
+    quarantine,
+    suite,
+    tables,
+    work,
+)
 from lineal.cli.output import errors, options
 from lineal.errors import LinealError
 from lineal.profile import ProfileError
@@ -49,6 +63,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     work.approve,
     work.reject,
     look.alarms,
+    parity.parity,
     look.sagas,
     look.bundles,
     look.runs,
