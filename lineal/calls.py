@@ -21,9 +21,10 @@ _STUBS = {
     "proofs": ("lineal.api.lineage.v1.proof_service_pb2_grpc", "ProofServiceStub"),
     "keeping": ("lineal.api.lineage.v1.keeping_service_pb2_grpc", "KeepingServiceStub"),
     "quarantine": ("lineal.api.ingest.v1.quarantine_service_pb2_grpc", "QuarantineServiceStub"),
+    "vault": ("lineal.api.ingest.v1.vault_service_pb2_grpc", "VaultServiceStub"),
 }
 # Services that another one's process offers.
-_WITHIN = {"proofs": "lineage", "keeping": "lineage", "quarantine": "ingest"}
+_WITHIN = {"proofs": "lineage", "keeping": "lineage", "quarantine": "ingest", "vault": "ingest"}
 
 
 def new_request_id() -> str:

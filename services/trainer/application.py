@@ -1,6 +1,7 @@
 """What the trainer does: one method per use case."""
 
 import asyncio
+import json
 import logging
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from chassis.aggregate import Repository
 from chassis.artifacts import ArtifactStore
@@ -19,13 +20,16 @@ from chassis.ids import check_request_id, request_id_from
 from chassis.projection import ProjectionRunner
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
 from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType
+from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.trainer.v1.events_pb2 import EvaluationRecorded, RunCompleted
 from lineal.api.trainer.v1.run_pb2 import Evaluation, Metric, Parameters, Run, RunState
 from lineal.api.trainer.v1.trainer_service_pb2 import ImportModelHeader, WatchRunResponse
+from lineal.profile import Profile
 from services.trainer import projections
 from services.trainer import run as runs
 from services.trainer.processes import JobFailed, run_job
 from tabular.bundle import CARD_FILE, Bundle, ManifestInvalid
+from tabular.schema import protected
 
 _logger = logging.getLogger(__name__)
 _LARGEST_MODEL = 512 * 1024 * 1024
@@ -76,12 +80,14 @@ class Trainer:
         artifacts_url: str,
         folder: Path,
         concurrent_jobs: int,
+        profile: Profile,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
         self._runs = Repository(log, "run", runs.decider)
         self._folder = folder
+        self._profile = profile
         self._store = {"artifacts": artifacts_url, "artifact_cache": str(folder / "artifact-cache")}
         self._slots = asyncio.Semaphore(concurrent_jobs)
         self._progress: dict[str, _Progress] = {}
@@ -306,6 +312,7 @@ class Trainer:
             "entity_columns": list(features.entity_columns),
             "label_key": list(label.key),
             "description": features.feature_set.description,
+            "vault": await asyncio.to_thread(self._vault, features.feature_set.spine.dataset, built),
             "parameters": MessageToDict(run.parameters, preserving_proto_field_name=True),
             **self._store,
         }
@@ -315,6 +322,20 @@ class Trainer:
             if isinstance(event.message, TrainingSetBuilt):
                 return event.message
         raise TrainingSetUnknown(f"training set {digest[:12]!r} was never built; BuildTrainingSet builds one")
+
+    def _vault(self, spine: str, built: TrainingSetBuilt) -> Mapping[str, Any] | None:
+        """Return where protected attributes of the spine's rows are read, None where it has none."""
+        digest = built.snapshots.get(spine)
+        if not digest:
+            return None
+        snapshot = json.loads(self._artifacts.read(digest))
+        if not protected(ParseDict(snapshot["declaration"], Dataset())):
+            return None
+        return {
+            "address": self._profile.address("ingest"),
+            "dataset": spine,
+            "as_of_position": snapshot["as_of_position"],
+        }
 
     async def _feature_set(self, built: TrainingSetBuilt) -> FeatureSetRegistered:
         for event in await self._log.read_stream(f"feature-set/{built.feature_set}"):

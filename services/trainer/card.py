@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from services.trainer.fairness import LEAST_ROWS, Groups
 from tabular.bundle import Bundle, MetricValue
 
 
@@ -14,6 +15,7 @@ def card(
     parameters: Mapping[str, Any],
     trees: int,
     importance: Sequence[tuple[str, float]],
+    groups: Sequence[Groups] = (),
 ) -> str:
     """Write the card: what the bundle is, how it was made, what it showed on untouched rows, what to mind.
 
@@ -37,7 +39,10 @@ def card(
         "",
     ]
     if bundle.metrics:
-        lines += ["## On untouched rows", "", *_metrics(bundle.metrics), ""]
+        # Those of groups have an attribute in brackets, and tables of their own.
+        lines += ["## On untouched rows", "", *_metrics([m for m in bundle.metrics if "[" not in m.name]), ""]
+    for attribute in groups:
+        lines += [f"## By {attribute.attribute}", "", *_by_group(attribute), ""]
     if bundle.problem == "binary":
         lines += [
             "## Decision",
@@ -62,6 +67,26 @@ def card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _by_group(attribute: Groups) -> list[str]:
+    lines = []
+    if attribute.groups:
+        names = [metric.name for metric in attribute.groups[0].metrics]
+        lines += [f"| {attribute.attribute} | rows | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
+        for group in attribute.groups:
+            cells = (f"{m.value:.3f} ({m.lower:.3f} to {m.upper:.3f})" for m in group.metrics)
+            lines.append(f"| {group.value} | {group.rows:,} | {' | '.join(cells)} |")
+        lines.append("")
+    if attribute.differences:
+        lines += [*_metrics(attribute.differences), ""]
+    if attribute.suppressed:
+        lines += [f"Of {attribute.suppressed} groups with fewer than {LEAST_ROWS} untouched rows nothing is said.", ""]
+    return [
+        *lines,
+        f"The values of {attribute.attribute} are not in the model, the training set or this bundle; they were read "
+        "from the vault for this table.",
+    ]
 
 
 def _metrics(metrics: Sequence[MetricValue]) -> list[str]:

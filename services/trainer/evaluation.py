@@ -33,11 +33,11 @@ class Resampling:
 def metrics(problem: Problem, label: Array, score: Array, resampling: Resampling) -> tuple[list[MetricValue], "Draws"]:
     """Return each metric with its 95 % percentile interval (Efron 1979), and its draws for paired differences."""
     # One sort serves every resample: a resample is how often each row counts.
-    scored = (_Ranked if problem == "binary" else _Numbers)(label, score)
+    scored = (Ranked if problem == "binary" else _Numbers)(label, score)
     values = scored.measure(np.ones(len(label), dtype=np.int64))
     drawn = [scored.measure(counts) for counts in resampling.counts()]
     draws = {name: (value, np.array([draw[name] for draw in drawn])) for name, value in values.items()}
-    return [_interval(name, *draw) for name, draw in draws.items()], draws
+    return [interval(name, *draw) for name, draw in draws.items()], draws
 
 
 Draws = Mapping[str, tuple[float, Array]]
@@ -46,7 +46,7 @@ Draws = Mapping[str, tuple[float, Array]]
 def difference(candidate: Draws, other: Draws) -> list[MetricValue]:
     """Return candidate minus other per metric, the interval over paired resamples."""
     return [
-        _interval(name, value - other[name][0], drawn - other[name][1])
+        interval(name, value - other[name][0], drawn - other[name][1])
         for name, (value, drawn) in candidate.items()
         if name in other
     ]
@@ -73,7 +73,7 @@ class _Numbers:
         }
 
 
-class _Ranked:
+class Ranked:
     """A classification's rows by ascending score; equal scores form a group."""
 
     def __init__(self, label: Array, score: Array) -> None:
@@ -85,10 +85,10 @@ class _Ranked:
         self._surprise = -np.log(likely)
 
     def measure(self, counts: Counts) -> dict[str, float]:
+        """Return the metrics of a resample."""
         counts = counts[self._order]
         rows = counts.sum()
-        hits = np.add.reduceat(counts * self._label, self._groups)
-        others = np.add.reduceat(counts, self._groups) - hits
+        hits, others = self._outcomes(counts)
         numbers = np.repeat(np.arange(len(counts)), counts)
         return {
             "auc": _auc(hits, others),
@@ -97,6 +97,15 @@ class _Ranked:
             "log_loss": float(counts @ self._surprise / rows),
             "ece": _calibration_error(self._label[numbers], self._score[numbers]),
         }
+
+    def auc(self, counts: Counts) -> float:
+        """Return the area under the ROC curve of a resample."""
+        return _auc(*self._outcomes(counts[self._order]))
+
+    def _outcomes(self, counts: Counts) -> tuple[Array, Array]:
+        """Return how many hits and how many others each score has."""
+        hits = np.add.reduceat(counts * self._label, self._groups)
+        return hits, np.add.reduceat(counts, self._groups) - hits
 
 
 def _auc(hits: Array, others: Array) -> float:
@@ -125,7 +134,8 @@ def _calibration_error(label: Array, score: Array) -> float:
     return float(np.abs(np.add.reduceat(label - score, np.cumsum(sizes) - sizes)).sum() / rows)
 
 
-def _interval(name: str, value: float, drawn: Array) -> MetricValue:
+def interval(name: str, value: float, drawn: Array) -> MetricValue:
+    """Return a metric with its 95 % percentile interval over draws; those that are NaN say nothing."""
     known = drawn[~np.isnan(drawn)]
     if not len(known):
         return MetricValue(name, value, float("nan"), float("nan"))

@@ -22,7 +22,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 
 from chassis.artifacts import ArtifactStore, artifact_store, canonical_json
 from lineal.api.trainer.v1.run_pb2 import BundleMetrics, Evaluation, Metric, Parameters
-from services.trainer import evaluation, split
+from services.trainer import evaluation, fairness, split, vault
 from services.trainer.card import card
 from services.trainer.fitting import fit
 from services.trainer.rows import TrainingRows, read
@@ -66,9 +66,10 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
     scorer = Scorer(bundle, fitted.model_file)
     report("evaluating", 0, 1)
     test = rows.take(parts.test)
-    measured, _ = evaluation.metrics(
-        bundle.problem, test.label, scorer.score(test.vectors).calibrated, evaluation.Resampling(len(test.label))
-    )
+    score = scorer.score(test.vectors).calibrated
+    measured, _ = evaluation.metrics(bundle.problem, test.label, score, evaluation.Resampling(len(test.label)))
+    groups = _groups(spec, bundle, rows, parts.test, score)
+    measured += [metric for attribute in groups for metric in attribute.metrics()]
     bundle = replace(bundle, metrics=tuple(measured))
     text = card(
         bundle,
@@ -77,6 +78,7 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
         parameters=MessageToDict(parameters, preserving_proto_field_name=True),
         trees=fitted.trees,
         importance=fitted.importance,
+        groups=groups,
     )
     reference = rows.take(np.sort(np.concatenate([parts.train, parts.validation]))).vectors
     digest = _store(artifacts, bundle, fitted.model_file, text, _reference(bundle, scorer, reference, parameters.seed))
@@ -170,6 +172,19 @@ def _reference(bundle: Bundle, scorer: Scorer, vectors: Vectors, seed: int) -> p
         arrays[name] = pa.array(sample.categorical[:, index].tolist(), type=pa.string())
     arrays["score"] = scorer.score(sample).calibrated
     return pa.table(arrays)
+
+
+def _groups(
+    spec: Mapping[str, Any], bundle: Bundle, rows: TrainingRows, test: split.Rows, score: evaluation.Array
+) -> list[fairness.Groups]:
+    """Compare the groups of each protected attribute on the untouched rows; nothing where there is none."""
+    if spec["vault"] is None:
+        return []
+    values = vault.read(spec["vault"], spec["run_id"], rows.keys, test)
+    return [
+        fairness.compare(bundle.problem, rows.label[test], score, bundle.threshold, name, values[name].to_pylist())
+        for name in values.column_names
+    ]
 
 
 def _split(rows: TrainingRows, parameters: Parameters) -> split.Split:

@@ -20,6 +20,7 @@ async def build(harness: Harness) -> None:
         artifacts_url=settings.artifacts,
         folder=settings.service_dir,
         concurrent_jobs=settings.concurrent_jobs,
+        profile=harness.profile,
     )
     harness.add_task("jobs", trainer.take_up)
     harness.add_servicer(

@@ -34,6 +34,7 @@ def test_without_times_a_row_stays_untouched_in_every_later_table() -> None:
     later = pa.table({"id": np.arange(1000)[::-1]})
     parts, more = split.by_key(first, 0.2, 0.3), split.by_key(later, 0.2, 0.4)
     assert sorted(np.concatenate([parts.train, parts.validation, parts.test]).tolist()) == list(range(400))
-    assert 80 < len(parts.test) < 160 and 50 < len(parts.validation) < 110
+    assert 80 < len(parts.test) < 160
+    assert 50 < len(parts.validation) < 110
     assert set(parts.test.tolist()) <= set(later["id"].to_numpy()[more.test].tolist())
     assert np.flatnonzero(split.untouched(first, 0.3)).tolist() == parts.test.tolist()
