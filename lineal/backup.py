@@ -9,13 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import pyarrow as pa
 
 from lineal import merkle, record_files
+from lineal.api.ingest.v1 import vault_service_pb2 as vault_api
 from lineal.api.lineage.v1 import keeping_service_pb2 as keeping_api
 from lineal.api.lineage.v1 import lineage_service_pb2 as lineage_api
 from lineal.api.lineage.v1 import proof_service_pb2 as proof_api
 from lineal.api.lineage.v1.record_pb2 import StoredRecord
-from lineal.backup_files import ARTIFACTS, Manifest, RecordsFile, artifact_name, artifacts, put, records, sha256_of
+from lineal.backup_files import (
+    ARTIFACTS,
+    Manifest,
+    RecordsFile,
+    artifact_name,
+    artifacts,
+    put,
+    records,
+    sha256_of,
+    vault_name,
+)
 from lineal.calls import Services
 from lineal.errors import LinealError, call_failed
 from lineal.notes import Checkpoint
@@ -27,6 +39,7 @@ DIGEST = re.compile(rb'[@"]([0-9a-f]{64})')
 MANIFEST_BYTES = 4 * 1024 * 1024
 _FILE_RECORDS = 16_384
 _FILE_BYTES = 64 * 1024 * 1024
+_VAULT_SECONDS = 600.0
 # What is being done, how much of it is done, and how much there is.
 Told = Callable[[str, int, int], None]
 
@@ -67,6 +80,8 @@ def run(services: Services, place: Place, told: Told) -> BackedUp:
             "`lineal doctor --verify` looks for what was changed"
         )
     copied, missing = _add_artifacts(services, place, manifest, told)
+    # After the checkpoint: a batch's facts are in the vault before its event is in the log.
+    manifest.vault_sha256 = _add_vault(services, place)
     manifest.checkpoint, manifest.artifacts_until = note, signed.size
     manifest.save(place)
     return BackedUp(signed, signed.size - before, manifest.artifacts, copied, missing)
@@ -133,6 +148,29 @@ def _add_artifacts(services: Services, place: Place, manifest: Manifest, told: T
     put(place, ARTIFACTS, listed)
     manifest.artifacts, manifest.artifacts_sha256 = len(there), hashlib.sha256(listed).hexdigest()
     return copied, missing
+
+
+def _add_vault(services: Services, place: Place) -> str:
+    """Copy the vault and return its SHA-256, nothing where there is none or it is empty."""
+    if "ingest" not in services.profile.addresses:
+        return ""
+    vault = services.vault
+    with tempfile.TemporaryDirectory(prefix="lineal-backup-") as folder:
+        path = Path(folder) / "vault"
+
+        def attempt(left: float) -> None:
+            with path.open("wb") as file:
+                for response in vault.stub.ExportVault(vault_api.ExportVaultRequest(), timeout=left):
+                    file.write(response.arrow)
+
+        vault.patiently(attempt, _VAULT_SECONDS)
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+            if not any(batch.num_rows for batch in reader):
+                return ""
+        sha256 = sha256_of(path)
+        if place.size(vault_name(sha256)) is None:
+            place.write(vault_name(sha256), path)
+        return sha256
 
 
 def _named(texts: Iterable[bytes]) -> set[str]:

@@ -4,6 +4,7 @@
     records/<first>.parquet  stored records, byte for byte
     artifacts.txt            digests of the artifacts, one a line
     artifacts/ab/<digest>    the artifacts
+    vault/<sha256>.arrow     protected attributes, which neither the log nor an artifact has; only the newest one counts
 
 `backup.json` is written last, so that a backup that was cut off is the one before, and the next run goes on from there.
 """
@@ -59,6 +60,8 @@ class Manifest:
     artifacts_until: int = 0
     artifacts: int = 0
     artifacts_sha256: str = ""
+    # Empty where nothing is protected.
+    vault_sha256: str = ""
 
     def save(self, place: Place) -> None:
         """Write the manifest."""
@@ -98,6 +101,11 @@ class Manifest:
 def artifact_name(digest: str) -> str:
     """Return where an artifact lies in a backup."""
     return f"artifacts/{digest[:2]}/{digest}"
+
+
+def vault_name(sha256: str) -> str:
+    """Return where the vault lies in a backup."""
+    return f"vault/{sha256}.arrow"
 
 
 def put(place: Place, name: str, data: bytes) -> None:
@@ -158,4 +166,7 @@ def check(place: Place, trusted: PublicKey | None, told: Told) -> Manifest:
             told(tree.size, manifest.size)
     if (tree.size, tree.root()) != (signed.size, signed.root):
         raise BackupDamaged(f"records: the {tree.size} events do not lead to the root that was signed")
+    if manifest.vault_sha256:
+        with checked(place, vault_name(manifest.vault_sha256), manifest.vault_sha256):
+            pass
     return manifest

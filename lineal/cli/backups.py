@@ -57,26 +57,29 @@ def restore(
     """Restore a backup into an empty place; `lineal up --data` runs it and builds every read table from it."""
     if not (root() / "services" / "lineage").is_dir():
         raise LinealError("services are restored from the project's clone; run `lineal restore` there")
-    command = [
-        sys.executable,
-        "-m",
-        "services.lineage",
-        "restore",
-        where if "://" in where else str(Path(where).resolve()),
-    ]
-    command += ["--key", key] if key else []
-    command += ["--keys", str(keys.resolve())] if keys else []
-    environment = {**os.environ, "LINEAL_DATA_DIR": str(data.resolve())}
+    backup = where if "://" in where else str(Path(where).resolve())
+    given = ["--key", key] if key else []
+    given += ["--keys", str(keys.resolve())] if keys else []
     with errors.status("restoring …"):
-        done = subprocess.run(command, cwd=root(), env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LinealError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "nothing was restored")
-    found = json.loads(done.stdout)
+        found = json.loads(_restored("lineage", data, backup, *given))
+        # The vault is in neither log nor artifacts.
+        found["vault"] = int(_restored("ingest", data, backup))
     rows = [
         ("log", f"{found['origin']}, {found['size']:,} events"),
         ("root", f"{found['root'][:12]}, as it was signed"),
+        ("vault", f"protected attributes of {found['vault']:,} rows"),
         ("signs with", "the same keys" if keys else "a new key and name, made when it starts"),
     ]
     show(found, ("restored", "what"), rows)
     if not options.json:
         errors.print(f"`lineal up --data {data}` runs it.", highlight=False)
+
+
+def _restored(service: str, data: Path, *arguments: str) -> str:
+    """Let a service restore what is its own; return what it printed."""
+    command = [sys.executable, "-m", f"services.{service}", "restore", *arguments]
+    environment = {**os.environ, "LINEAL_DATA_DIR": str(data.resolve())}
+    done = subprocess.run(command, cwd=root(), env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LinealError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "nothing was restored")
+    return done.stdout

@@ -1,8 +1,13 @@
-"""`python -m services.ingest` runs ingest."""
+"""Run ingest: `python -m services.ingest`; restore the vault of a backup: `python -m services.ingest restore <backup>`."""
+
+import sys
 
 from chassis import server
+from services.ingest.restoring import main
 from services.ingest.server import build
 from services.ingest.settings import Settings
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["restore"]:
+        sys.exit(main(sys.argv[2:]))
     server.run("ingest", Settings(), build)

@@ -24,7 +24,9 @@ def check_key(dataset: Dataset, key: Mapping[str, str]) -> None:
     """Raise KeyInvalid unless the key names columns of the dataset."""
     known = arrow_schema(dataset).names
     violations = [
-        FieldViolation(f"key[{name}]", f"is no column of the rows that {dataset.name!r} keeps; there are {', '.join(known)}")
+        FieldViolation(
+            f"key[{name}]", f"is no column of the rows that {dataset.name!r} keeps; there are {', '.join(known)}"
+        )
         for name in key
         if name not in known
     ]

@@ -6,7 +6,7 @@ never. Facts are not changed: a corrected row is a fact of a later batch.
 """
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,11 +110,15 @@ class Vault:
             for rows in connection.execute(query).mappings().partitions():
                 yield pa.Table.from_pylist([dict(row) for row in rows], schema=EXPORTED)
 
-    def restore(self, facts: pa.Table) -> None:
-        """Write exported facts into an empty vault."""
-        if facts.num_rows:
-            with self._database.writer.begin() as connection:
-                connection.execute(insert(_facts), facts.to_pylist())
+    def restore(self, facts: Iterable[pa.Table]) -> int:
+        """Write exported facts into an empty vault, all or none; return how many."""
+        count = 0
+        with self._database.writer.begin() as connection:
+            for table in facts:
+                if table.num_rows:
+                    connection.execute(insert(_facts), table.to_pylist())
+                count += table.num_rows
+        return count
 
 
 EXPORTED = pa.schema(

@@ -1,4 +1,6 @@
+import asyncio
 import io
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,6 +11,7 @@ import pytest
 from google.protobuf.text_format import Parse
 
 from chassis.ids import new_request_id
+from lineal import backup
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1 import quarantine_service_pb2 as quarantine_api
 from lineal.api.ingest.v1 import vault_service_pb2 as vault_api
@@ -16,9 +19,17 @@ from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted, ProtectedValuesRead
 from lineal.api.ingest.v1.quarantine_service_pb2_grpc import QuarantineServiceStub
 from lineal.api.ingest.v1.vault_service_pb2_grpc import VaultServiceStub
+from lineal.backup_files import BackupDamaged
+from lineal.calls import Services
 from lineal.frames import ipc
+from lineal.places import FolderPlace
+from lineal.profile import Profile
 from lineal.rows import decode, hashed
-from tests.integration.running import Suite
+from services.ingest import restoring
+from services.ingest.settings import Settings
+from services.lineage import restoring as lineage_restoring
+from services.lineage.settings import Settings as LineageSettings
+from tests.integration.running import Suite, running
 
 PEOPLE = """
 name: "people" row_key: "person" entity_keys: "person"
@@ -160,3 +171,23 @@ async def test_the_vault_is_exported_whole(world: World) -> None:
         ("[1]", False, 0),
         ("[2]", True, 1),
     ]
+
+
+async def test_a_backup_has_the_vault(world: World, tmp_path: Path) -> None:
+    await world.send("b", person=[1, 2], faith=[ONE, OTHER], born=[1, None], amount=[1.0, 2.0])
+    place, data = FolderPlace(tmp_path / "backup"), tmp_path / "restored"
+    with Services(Profile.load(world.suite.profile)) as services:
+        await asyncio.to_thread(backup.run, services, place, lambda *_: None)
+        # What has not changed is not written again.
+        await asyncio.to_thread(backup.run, services, place, lambda *_: None)
+    (file,) = (tmp_path / "backup" / "vault").iterdir()
+    await asyncio.to_thread(lineage_restoring.restore, LineageSettings(data_dir=data), place, None, None)
+    assert await asyncio.to_thread(restoring.restore, Settings(data_dir=data), place) == 2
+    async with running(data) as new:
+        await new.start("lineage", "ingest")
+        async with grpc.aio.insecure_channel(new.address("ingest")) as channel:
+            found = await World(new, channel).read([2, 1])
+    assert found.to_pydict() == {"faith": [OTHER, ONE], "born": [None, 1]}
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BackupDamaged, match=file.name):
+        await asyncio.to_thread(restoring.restore, Settings(data_dir=tmp_path / "other"), place)
