@@ -63,7 +63,7 @@ class RollbackInput:
 
 @dataclass(frozen=True)
 class WatchInput:
-    """Which endpoint is to be examined."""
+    """Which endpoint is to be examined, or checked for parity."""
 
     endpoint: str
 
@@ -75,14 +75,6 @@ class WatchEnd:
     periods: int
     alarms: list[str]
     watermark_time: str
-
-
-@dataclass(frozen=True)
-class ParityInput:
-    """Whose newest predictions are to be checked, and how many; 0 leaves the number to monitor."""
-
-    endpoint: str
-    predictions: int = 0
 
 
 @dataclass(frozen=True)
@@ -369,19 +361,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Examine:
-    """An endpoint whose periods are to be closed and examined."""
+    """An endpoint whose periods are to be closed and examined, or whose newest predictions are to be checked."""
 
     origin: Origin
     request_id: str
-
-
-@dataclass(frozen=True)
-class CheckParity:
-    """An endpoint whose newest predictions are to be checked; 0 leaves their number to monitor."""
-
-    origin: Origin
-    request_id: str
-    predictions: int
 
 
 READ_ENDPOINT = Activity[Origin, EndpointView]("read_endpoint", EndpointView)
@@ -403,4 +386,4 @@ WATCH_RUN = Activity[Named, RunEnded]("watch_run", RunEnded)
 EVALUATE_BUNDLES = Activity[Evaluate, Evaluated]("evaluate_bundles", Evaluated)
 JUDGE_RELEASE = Activity[Judge, Judgement]("judge_release", Judgement)
 EXAMINE_PERIODS = Activity[Examine, WatchEnd]("examine_periods", WatchEnd)
-CHECK_PARITY = Activity[CheckParity, ParityEnd]("check_parity", ParityEnd)
+CHECK_PARITY = Activity[Examine, ParityEnd]("check_parity", ParityEnd)

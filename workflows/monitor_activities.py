@@ -58,11 +58,9 @@ class MonitorActivities:
         return m.WatchEnd(len(answer.periods), [alarm.finding for alarm in answer.alarms], watermark)
 
     @activity.defn(name=m.CHECK_PARITY.name)
-    async def check_parity(self, check: m.CheckParity) -> m.ParityEnd:
+    async def check_parity(self, examine: m.Examine) -> m.ParityEnd:
         """Have what the newest predictions were given computed anew and compared."""
-        request = api.CheckParityRequest(
-            request_id=check.request_id, endpoint=check.origin.endpoint, predictions=check.predictions
-        )
+        request = api.CheckParityRequest(request_id=examine.request_id, endpoint=examine.origin.endpoint)
         with Heart.beating() as heart:
             heart.say("checking")
             answer = await self._monitor.CheckParity(request, timeout=_EXAMINE_SECONDS)

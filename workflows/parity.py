@@ -17,16 +17,14 @@ class Parity:
     """One parity check; monitor records it and raises the alarm."""
 
     @workflow.run
-    async def run(self, given: m.ParityInput) -> m.ParityEnd:
+    async def run(self, given: m.WatchInput) -> m.ParityEnd:
         """Check the endpoint once."""
         info = workflow.info()
         workflow.set_current_details(f"computing anew what the newest predictions of **{given.endpoint}** were given")
         found: m.ParityEnd = await workflow.execute_activity(
             m.CHECK_PARITY.name,
-            m.CheckParity(
-                m.Origin(info.workflow_id, given.endpoint),
-                str(uuid.uuid5(_NAMESPACE, info.first_execution_run_id)),
-                given.predictions,
+            m.Examine(
+                m.Origin(info.workflow_id, given.endpoint), str(uuid.uuid5(_NAMESPACE, info.first_execution_run_id))
             ),
             result_type=m.CHECK_PARITY.result,
             start_to_close_timeout=timedelta(minutes=15),

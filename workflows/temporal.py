@@ -129,24 +129,21 @@ class Temporal:
 
     async def watch(self, endpoint: str) -> None:
         """Keep the schedules that examine an endpoint's periods and check its parity, as often as the settings say."""
-        every = self._settings.watch_seconds
-        await self._keep(f"watch-{endpoint}", Watch.run, m.WatchInput(endpoint), f"Watch **{endpoint}**", every)
-        every = self._settings.parity_seconds
-        await self._keep(f"parity-{endpoint}", Parity.run, m.ParityInput(endpoint), f"Parity of **{endpoint}**", every)
+        await self._keep("watch", Watch.run, endpoint, self._settings.watch_seconds)
+        await self._keep("parity", Parity.run, endpoint, self._settings.parity_seconds)
 
-    async def _keep(
-        self, name: str, run: Any, given: m.WatchInput | m.ParityInput, summary: str, every_seconds: float
-    ) -> None:
-        """Keep a schedule that runs a workflow of the schedule's name."""
-        every = timedelta(seconds=every_seconds)
+    async def _keep(self, what: str, run: Any, endpoint: str, seconds: float) -> None:
+        """Keep a schedule that runs a workflow for an endpoint."""
+        name = f"{what}-{endpoint}"
+        every = timedelta(seconds=seconds)
         spec = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)])
         action = ScheduleActionStartWorkflow(
             run,
-            given,
+            m.WatchInput(endpoint),
             id=name,
             task_queue=self._settings.task_queue,
-            static_summary=summary,
-            typed_search_attributes=TypedSearchAttributes([SearchAttributePair(_ENDPOINT, given.endpoint)]),
+            static_summary=f"{what.capitalize()} **{endpoint}**",
+            typed_search_attributes=TypedSearchAttributes([SearchAttributePair(_ENDPOINT, endpoint)]),
         )
         policy = SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=_CATCHUP)
         try:
