@@ -19,23 +19,31 @@ class Watch:
     @workflow.run
     async def run(self, given: m.WatchInput) -> m.WatchEnd:
         """Examine the endpoint once."""
-        info = workflow.info()
         workflow.set_current_details(f"examining the periods of **{given.endpoint}** that the watermark has passed")
-        found: m.WatchEnd = await workflow.execute_activity(
-            m.EXAMINE_PERIODS.name,
-            m.Examine(
-                m.Origin(info.workflow_id, given.endpoint), str(uuid.uuid5(_NAMESPACE, info.first_execution_run_id))
-            ),
-            result_type=m.EXAMINE_PERIODS.result,
-            start_to_close_timeout=timedelta(minutes=15),
-            heartbeat_timeout=timedelta(seconds=10),
-            # The next examination is never far: one that is refused or finds monitor away leaves it to that.
-            retry_policy=RetryPolicy(maximum_attempts=3),
-            summary=f"examine {given.endpoint}",
-        )
-        alarms = "".join(f"- {alarm}\n" for alarm in found.alarms) or "no alarm"
+        found = await examined(m.EXAMINE_PERIODS, given.endpoint, f"examine {given.endpoint}")
         workflow.set_current_details(
             f"closed {found.periods} periods of **{given.endpoint}**, "
-            f"watermark {found.watermark_time or 'none'}\n\n{alarms}"
+            f"watermark {found.watermark_time or 'none'}\n\n{listed(found.alarms)}"
         )
         return found
+
+
+async def examined(activity: m.Activity[m.Examine, m.Out], endpoint: str, summary: str) -> m.Out:
+    """Return what an activity of monitor finds on an endpoint, once in this run."""
+    info = workflow.info()
+    found: m.Out = await workflow.execute_activity(
+        activity.name,
+        m.Examine(m.Origin(info.workflow_id, endpoint), str(uuid.uuid5(_NAMESPACE, info.first_execution_run_id))),
+        result_type=activity.result,
+        start_to_close_timeout=timedelta(minutes=15),
+        heartbeat_timeout=timedelta(seconds=10),
+        # The next examination is never far: one that is refused or finds monitor away leaves it to that.
+        retry_policy=RetryPolicy(maximum_attempts=3),
+        summary=summary,
+    )
+    return found
+
+
+def listed(alarms: list[str]) -> str:
+    """Return alarms as Temporal's UI shows them."""
+    return "".join(f"- {alarm}\n" for alarm in alarms) or "no alarm"
