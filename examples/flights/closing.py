@@ -21,6 +21,7 @@ from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.api.trainer.v1.run_pb2 import Evaluation, Metric
 from lineal.cli.look import trace_tree
 from lineal.cli.output import short
+from lineal.cli.parity import parity_line
 from lineal.client import Client, new_request_id
 from lineal.profile import Profile
 from lineal.trace import trace
@@ -29,6 +30,8 @@ ENDPOINT = "flight-delay"
 HISTORY_END = datetime(2013, 4, 1, tzinfo=UTC)
 # The month whose every flight shows whether retraining paid.
 _PAID_IN = 7
+# Newest predictions whose features are computed anew.
+_CHECKED = 5_000
 # Between two questions to a service: what is waited for happens in another process, which tells nobody.
 _PAUSE_SECONDS = 0.2
 # Without a terminal there is no width to keep to: logs read best in whole lines.
@@ -70,6 +73,9 @@ def close(client: Client, profile: Profile, story: Story, telemetry: Path | None
     story.check("no request failed in any release", story.asked == story.sent, finding)
     story.check("an alarm was raised by itself", bool(alarms), alarms[-1].finding if alarms else "none")
     _check_sagas(story, frame)
+    checked = client.check_parity(ENDPOINT, predictions=_CHECKED).check
+    parity = checked.predictions > 0 and checked.differing_values == 0
+    story.check("served features are what rows give", parity, parity_line(checked))
     _months(client, story, frame)
     if telemetry is not None:
         missing = _without_span(telemetry, set(frame["trace_id"]))
