@@ -13,10 +13,12 @@ import pyarrow as pa
 
 from lineal import merkle, record_files
 from lineal.api.ingest.v1 import vault_service_pb2 as vault_api
+from lineal.api.ingest.v1.dataset_pb2 import Sensitivity
+from lineal.api.ingest.v1.events_pb2 import DatasetRegistered
 from lineal.api.lineage.v1 import keeping_service_pb2 as keeping_api
 from lineal.api.lineage.v1 import lineage_service_pb2 as lineage_api
 from lineal.api.lineage.v1 import proof_service_pb2 as proof_api
-from lineal.api.lineage.v1.record_pb2 import StoredRecord
+from lineal.api.lineage.v1.record_pb2 import EventRecord, StoredRecord
 from lineal.backup_files import (
     ARTIFACTS,
     Manifest,
@@ -39,6 +41,7 @@ DIGEST = re.compile(rb'[@"]([0-9a-f]{64})')
 MANIFEST_BYTES = 4 * 1024 * 1024
 _FILE_RECORDS = 16_384
 _FILE_BYTES = 64 * 1024 * 1024
+_DECLARATION = DatasetRegistered.DESCRIPTOR.full_name.encode()
 _VAULT_SECONDS = 600.0
 # What is being done, how much of it is done, and how much there is.
 Told = Callable[[str, int, int], None]
@@ -81,7 +84,7 @@ def run(services: Services, place: Place, told: Told) -> BackedUp:
         )
     copied, missing = _add_artifacts(services, place, manifest, told)
     # After the checkpoint: a batch's facts are in the vault before its event is in the log.
-    manifest.vault_sha256 = _add_vault(services, place)
+    manifest.vault_sha256 = _add_vault(services, place) if manifest.vaulted else ""
     manifest.checkpoint, manifest.artifacts_until = note, signed.size
     manifest.save(place)
     return BackedUp(signed, signed.size - before, manifest.artifacts, copied, missing)
@@ -126,7 +129,11 @@ def _add_artifacts(services: Services, place: Place, manifest: Manifest, told: T
     there = set(artifacts(place, manifest))
     seen: set[str] = set()
     copied = missing = 0
-    queue = list(_named(records(place, manifest, manifest.artifacts_until)))
+    new: set[str] = set()
+    for record in records(place, manifest, manifest.artifacts_until):
+        new |= _named([record])
+        manifest.vaulted = manifest.vaulted or _declares_protected(record)
+    queue = list(new)
     while queue:
         digest = queue.pop()
         if digest in seen:
@@ -150,10 +157,18 @@ def _add_artifacts(services: Services, place: Place, manifest: Manifest, told: T
     return copied, missing
 
 
+def _declares_protected(record: bytes) -> bool:
+    if _DECLARATION not in record:
+        return False
+    event = EventRecord.FromString(record)
+    if event.type != _DECLARATION.decode():
+        return False
+    fields = DatasetRegistered.FromString(event.payload).dataset.fields
+    return any(field.sensitivity == Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE for field in fields)
+
+
 def _add_vault(services: Services, place: Place) -> str:
-    """Copy the vault and return its SHA-256, nothing where there is none or it is empty."""
-    if "ingest" not in services.profile.addresses:
-        return ""
+    """Copy the vault and return its SHA-256, nothing where it is empty."""
     vault = services.vault
     with tempfile.TemporaryDirectory(prefix="lineal-backup-") as folder:
         path = Path(folder) / "vault"

@@ -60,7 +60,8 @@ class Manifest:
     artifacts_until: int = 0
     artifacts: int = 0
     artifacts_sha256: str = ""
-    # Empty where nothing is protected.
+    # Whether a dataset with protected attributes was ever declared, and the vault's file; empty while nothing is in it.
+    vaulted: bool = False
     vault_sha256: str = ""
 
     def save(self, place: Place) -> None:

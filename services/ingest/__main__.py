@@ -1,4 +1,4 @@
-"""Run ingest: `python -m services.ingest`; restore the vault of a backup: `python -m services.ingest restore <backup>`."""
+"""Run ingest: `python -m services.ingest`, or with `restore <backup>` restore the vault of a backup."""
 
 import sys
 
