@@ -236,7 +236,7 @@ class Features:
                 yield response
 
     async def check_parity(self, request: api.CheckParityRequest) -> api.CheckParityResponse:
-        """Compare what was served with what accepted rows give. Raises FeatureSetUnknown, KeyInvalid, TooManyServed."""
+        """Compare what was served with what accepted rows give. Raises FeatureSetUnknown, TooManyServed."""
         # A position that the log has not reached is not waited for.
         position = min(max((one.position for one in request.served), default=0), await self._log.head())
         registered = await self.feature_set(request.feature_set, request.feature_set_version, position)

@@ -146,6 +146,9 @@ def _key(asked: Asked) -> dict[str, pa.Scalar] | None:
 
 def key_scalar(text: str, kind: pa.DataType) -> pa.Scalar:
     """Return the value of an entity key from its text in a record of a prediction. Raises ArrowInvalid, ValueError."""
+    if pa.types.is_timestamp(kind) and text.removeprefix("-").isdigit():
+        # As serving has them: microseconds.
+        return pa.scalar(text).cast(pa.int64()).cast(kind)
     if pa.types.is_timestamp(kind) and not text.endswith("Z") and "+" not in text:
         # As records of predictions have times: in UTC, without saying so.
         text += "Z"

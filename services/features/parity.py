@@ -24,7 +24,7 @@ from lineal.explain import same
 from services.features import assembly
 from services.features.assembly import CUTOFF, Ints
 from services.features.batches import Batch
-from services.features.explaining import KeyInvalid, key_scalar
+from services.features.explaining import key_scalar
 from tabular import keys
 from tabular.columns import TIMESTAMP
 from tabular.definitions import prefix_of, spine_keys, wanted_features
@@ -66,12 +66,12 @@ class View:
 
 
 def asked_of(served: Sequence[ServedFeatures], spine: Dataset, entity_columns: Sequence[str]) -> pa.Table:
-    """Return entity keys, cut-offs and log positions of what was served. Raises KeyInvalid, TooManyServed."""
+    """Return entity keys, cut-offs and log positions of what was served. Raises TooManyServed."""
     if len(served) > MOST_SERVED:
         what = FieldViolation("served", f"give at most {MOST_SERVED:,} predictions a call")
         raise TooManyServed(f"{len(served):,} predictions are too many for one call", [what])
     kinds = {field.name: ARROW_TYPES[field.type] for field in spine.fields}
-    columns = {name: _keys(served, name, kinds[name]) for name in entity_columns}
+    columns = {name: _keys([one.entities.get(name, "") for one in served], kinds[name]) for name in entity_columns}
     columns[CUTOFF] = pa.array([one.cutoff_micros for one in served], pa.int64()).cast(TIMESTAMP)
     columns[_POSITION] = pa.array([one.position for one in served], pa.int64())
     return pa.table(columns)
@@ -177,15 +177,14 @@ def _groups(
         yield int(each), np.flatnonzero(batches == each)
 
 
-def _keys(served: Sequence[ServedFeatures], column: str, kind: pa.DataType) -> pa.Array:
+def _keys(texts: Sequence[str], kind: pa.DataType) -> pa.Array:
     values = []
-    for n, one in enumerate(served):
-        text = one.entities.get(column, "")
+    for text in texts:
         try:
             values.append(key_scalar(text, kind).as_py() if text else None)
-        except (pa.ArrowInvalid, ValueError) as error:
-            what = FieldViolation(f"served[{n}].entities[{column}]", f"{text[:60]!r} is no {kind}")
-            raise KeyInvalid(f"entity key {column!r} of prediction {one.prediction_id}: {error}", [what]) from error
+        except (pa.ArrowInvalid, ValueError):
+            # A null integer is recorded as `nan`; and a text that nobody can have looked up must not end the check.
+            values.append(None)
     return pa.array(values, kind)
 
 

@@ -186,8 +186,7 @@ class FeaturesServiceServicer(object):
     def CheckParity(self, request, context):
         """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
         recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
-        1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
-        column's type.
+        1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

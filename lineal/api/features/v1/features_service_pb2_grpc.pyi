@@ -67,8 +67,7 @@ class FeaturesServiceStub:
     CheckParity: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.CheckParityRequest, _features_service_pb2.CheckParityResponse]
     """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
     recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
-    1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
-    column's type.
+    1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions.
     """
 
 @_typing.type_check_only
@@ -110,8 +109,7 @@ class FeaturesServiceAsyncStub(FeaturesServiceStub):
     CheckParity: _aio.UnaryUnaryMultiCallable[_features_service_pb2.CheckParityRequest, _features_service_pb2.CheckParityResponse]  # type: ignore[assignment]
     """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
     recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
-    1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
-    column's type.
+    1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions.
     """
 
 class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -222,8 +220,7 @@ class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_features_service_pb2.CheckParityResponse, _abc.Awaitable[_features_service_pb2.CheckParityResponse]]:
         """Computes served view features anew from accepted batches, with the code that makes training sets, each as known at its
         recorded log position, and returns those that differ: counts, categories and nulls in anything, other numbers by more than
-        1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions or when an entity key is not of its
-        column's type.
+        1e-9 relatively. Online state is not looked at. INVALID_ARGUMENT above 1,000 predictions.
         """
 
 def add_FeaturesServiceServicer_to_server(servicer: FeaturesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

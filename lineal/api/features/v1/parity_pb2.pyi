@@ -89,7 +89,7 @@ class ServedFeatures(_message.Message):
     """Log position that the looked-up features had applied."""
     @_builtins.property
     def entities(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Entity keys by column of the spine, as texts; the empty text is null."""
+        """Entity keys by column of the spine, as texts; the empty text is null, and so is one that is not of its column's type."""
 
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureValue]:
