@@ -1,6 +1,9 @@
 """Recorded predictions are checked against what features computes anew; a difference raises one alarm."""
 
+import asyncio
+import json
 import sqlite3
+import sys
 from contextlib import closing
 
 import grpc
@@ -75,6 +78,11 @@ async def test_a_difference_raises_an_alarm_that_names_it_once(taxi: Taxi) -> No
     evidence = await taxi.monitor.GetParityReport(api.GetParityReportRequest(report_digest=alarm.report_digest))
     assert evidence.report == found.report
     assert [each.computed.number for each in evidence.report.differences] == [count]
+
+    command = [sys.executable, "-m", "lineal.cli", "--connect", str(taxi.suite.profile), "parity", ENDPOINT, "--json"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    shown, _ = await process.communicate()
+    assert (process.returncode, json.loads(shown)["check"]["differing_predictions"]) == (1, ["first/0"])
 
     # The same finding among more predictions is no news, another one is.
     await taxi.record(more)
