@@ -36,6 +36,8 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 CUTOFF = "cutoff"
 LABEL = "label"
 LABEL_TIME = "label_time"
+# When another version of a row takes its place: only in tables of which some row was corrected.
+SUPERSEDED = "__superseded"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def columns_read(wanted: ViewFeatures, view: FeatureView) -> list[str]:
 
 
 def schema_read(wanted: ViewFeatures, view: FeatureView, dataset: Dataset) -> pa.Schema:
-    """Return the columns of the dataset that are read for a view's features: with its entity keys and times."""
-    needed = {*view.entity_keys, *columns_read(wanted, view)}
+    """Return the columns of the dataset that are read for a view's features: with its keys and times."""
+    needed = {*dataset.row_key, *view.entity_keys, *columns_read(wanted, view)}
     needed |= {name for name in (dataset.event_time, dataset.available_time) if name}
     return pa.schema([field for field in arrow_schema(dataset) if field.name in needed])
 
@@ -107,13 +109,21 @@ def times(table: pa.Table, dataset: Dataset) -> tuple[Ints, Ints]:
     return event, np.maximum(event, available)
 
 
+def with_superseded(table: pa.Table, dataset: Dataset) -> pa.Table:
+    """Say when rows were superseded, of a table in log order that has all versions of each; as it is if none was."""
+    (code,) = keys.codes([table[name] for name in dataset.row_key])
+    found = keys.superseded(code, times(table, dataset)[1])
+    return table if found is None else table.append_column(SUPERSEDED, pa.array(found))
+
+
 def rows_of(
     table: pa.Table, dataset: Dataset, code: Ints, columns: Sequence[str], transforms: Sequence[Transform] = ()
 ) -> Rows:
     """Return the rows of a table ready for operators; `code` is the entity of each."""
     table = extended(table, needed(transforms, columns)[0])
     event, available = times(table, dataset)
-    return Rows(code, event, available, {name: values_of(table[name]) for name in columns})
+    superseded = table[SUPERSEDED].to_numpy() if SUPERSEDED in table.column_names else None
+    return Rows(code, event, available, {name: values_of(table[name]) for name in columns}, superseded)
 
 
 def values_of(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
@@ -153,7 +163,11 @@ def spine_of(
 
 def _with_label(declared: Label, dataset: Dataset, span: Range, left: pa.Table, right: pa.Table) -> pa.Table:
     _, available = times(right, dataset)
-    known = np.flatnonzero(available <= (FOREVER if span.label_known is None else span.label_known))
+    end = FOREVER if span.label_known is None else span.label_known
+    counting = available <= end
+    if SUPERSEDED in right.column_names:
+        counting &= right[SUPERSEDED].to_numpy() > end
+    known = np.flatnonzero(counting)
     right, available = right.take(known), available[known]
     wanted, held = keys.codes([left[name] for name in declared.key], [right[name] for name in declared.key])
     latest = keys.latest_rows(held, available)

@@ -7,7 +7,7 @@ steps it was at and nothing else. Rows reach the workers from the artifact store
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,30 +146,38 @@ class _Build:
         self._registered = FeatureSetRegistered.FromString(plan.feature_set)
         self._feature_set = self._registered.feature_set
         self._columns = columns_needed(self._registered, plan)
+        self._corrected: dict[str, tuple[str, ...]] = {}
         self._done = 0
         self._steps = 0
 
     def run(self) -> Built:
         spine = self._plan.sources[self._feature_set.spine.dataset]
         label = self._feature_set.label
-        row_key = list(assembly.dataset_of(spine.declaration).row_key)
+        row_key = self._row_key(self._feature_set.spine.dataset)
         # Rows of one row key must meet, and so must a row and its label.
         together = set(label.key) <= set(row_key)
         buckets = 1 + spine.rows // _ROWS_PER_SPINE_BUCKET
         of_view = [self._buckets(used.view) for used in self._feature_set.view_features]
-        self._steps = buckets + sum(of_view) + 1 + spine.rows // _ROWS_PER_SLICE
+        used = dict.fromkeys(self._view(used.view).dataset for used in self._feature_set.view_features)
+        self._steps = buckets + len(used) + sum(of_view) + 1 + spine.rows // _ROWS_PER_SLICE
         self._progress("reading snapshots", 0, self._steps)
+        if set(label.key) != set(self._row_key(label.dataset)):
+            # The newest row of a label key need not be the newest version of its row.
+            used.pop(label.dataset, None)
+            self._note(self._stage("corrections", self._corrections([label.dataset])))
+        corrections = self._corrections(used)
         keys = list(label.key) if together else row_key
         left = self._held(self._feature_set.spine.dataset, keys, buckets)
         right = self._held(label.dataset, list(label.key), buckets if together else 1)
         rows = self._stage(
             "rows and labels",
-            {f"spine {n}": (steps.spine, self._plan, left, right, n) for n in range(buckets)},
+            {f"spine {n}": (steps.spine, self._plan, left, right, n) for n in range(buckets)} | corrections,
         )
+        self._note({name: rows.pop(name) for name in corrections})
         cut = self._cut(rows)
         wanted: dict[str, Step] = {}
-        for n, used in enumerate(self._feature_set.view_features):
-            view = FeatureView.FromString(self._plan.views[used.view])
+        for n, taken in enumerate(self._feature_set.view_features):
+            view = self._view(taken.view)
             held = self._held(view.dataset, list(view.entity_keys), of_view[n])
             for bucket in range(of_view[n]):
                 wanted[f"view {n} {bucket}"] = (steps.features, self._plan, n, held, cut, bucket, of_view[n])
@@ -183,25 +191,52 @@ class _Build:
         count = sum(rows for _, rows in files)
         return Built(files, math.fsum(labels for _, labels in finished.values()) / count if count else 0.0)
 
+    def _view(self, name: str) -> FeatureView:
+        return FeatureView.FromString(self._plan.views[name])
+
+    def _row_key(self, dataset: str) -> list[str]:
+        return list(assembly.dataset_of(self._plan.sources[dataset].declaration).row_key)
+
     def _buckets(self, view: str) -> int:
-        dataset = FeatureView.FromString(self._plan.views[view]).dataset
+        dataset = self._view(view).dataset
         most = max(self._plan.sources[dataset].rows, self._plan.sources[self._feature_set.spine.dataset].rows)
         return 1 + most // _ROWS_PER_BUCKET
 
-    def _held(self, name: str, keys: list[str], buckets: int) -> Held:
+    def _held(self, name: str, keys: list[str], buckets: int, columns: list[str] | None = None) -> Held:
+        """Cut rows into buckets of keys where there are several; only some columns, and rows numbered, where named."""
         source = self._plan.sources[name]
+        corrected = self._corrected.get(name, ())
         if buckets == 1:
-            return Held(self._files(name, [digest for digest, _ in source.files]), [])
-        groups = enumerate(_groups(source))
-        wanted = {
-            f"partition {name} {keys} {n}": (steps.partition, self._files(name, group), keys, buckets)
-            for n, group in groups
-        }
+            return Held(self._files(name, [digest for digest, _ in source.files], columns), [], corrected)
+        first, wanted = 0, dict[str, Step]()
+        kind = "partition" if columns is None else "versions"
+        for n, (group, rows) in enumerate(_groups(source)):
+            held = Held(self._files(name, group, columns), [], corrected, first)
+            wanted[f"{kind} {name} {keys} {n}"] = (steps.partition, held, keys, buckets, columns is not None)
+            first += rows
         return Held(self._files(name, []), list(self._stage("reading snapshots", wanted).values()))
 
-    def _files(self, name: str, digests: list[str]) -> Files:
+    def _files(self, name: str, digests: list[str], columns: list[str] | None = None) -> Files:
         declaration = self._plan.sources[name].declaration
-        return Files(self._place.artifacts, self._place.cache, declaration, digests, self._columns[name])
+        return Files(self._place.artifacts, self._place.cache, declaration, digests, columns or self._columns[name])
+
+    def _corrections(self, names: Iterable[str]) -> dict[str, Step]:
+        """Return the steps that find the corrected rows of datasets."""
+        wanted: dict[str, Step] = {}
+        for name in names:
+            declared, row_key = assembly.dataset_of(self._plan.sources[name].declaration), self._row_key(name)
+            times = [column for column in (declared.event_time, declared.available_time) if column]
+            buckets = 1 + self._plan.sources[name].rows // _ROWS_PER_BUCKET
+            held = self._held(name, row_key, buckets, list(dict.fromkeys([*row_key, *times])))
+            for n in range(buckets):
+                wanted[f"corrected {name} {n}"] = (steps.corrected, self._plan, name, held, n)
+        return wanted
+
+    def _note(self, corrections: Mapping[str, tuple[str, int]]) -> None:
+        for step, (digest, rows) in corrections.items():
+            if rows:
+                _, name, _ = step.split(" ")
+                self._corrected[name] = (*self._corrected.get(name, ()), digest)
 
     def _cut(self, rows: Mapping[str, Any]) -> list[Slice]:
         digests, days = [digest for digest, _ in rows.values()], [days for _, days in rows.values()]
@@ -245,20 +280,21 @@ class _Build:
         if isinstance(result, str):
             return self._scratch.exists(result)
         first = result[0]
-        return self._scratch.exists(first) if isinstance(first, str) else True
+        return self._scratch.exists(first) if isinstance(first, str) and first else True
 
 
-def _groups(source: Source) -> Iterator[list[str]]:
+def _groups(source: Source) -> Iterator[tuple[list[str], int]]:
+    """Yield files that are read together, with their rows."""
     group: list[str] = []
     held = 0
     for digest, rows in source.files:
         group.append(digest)
         held += rows
         if held >= _ROWS_PER_LOAD:
-            yield group
+            yield group, held
             group, held = [], 0
     if group:
-        yield group
+        yield group, held
 
 
 def _security(settings: Settings) -> Any:

@@ -1,5 +1,7 @@
 """Which accepted rows make a feature: found in the batches' files, chosen by the operators that compute it."""
 
+import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ from lineal.api.features.v1.feature_set_pb2 import ViewFeatures
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.features.v1.features_service_pb2 import ContributingRow, ExplainFeaturesResponse, FieldStatus
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from services.features.assembly import columns_used, rows_of, schema_read, times
+from services.features.assembly import SUPERSEDED, columns_used, rows_of, schema_read, times, with_superseded
 from services.features.batches import Batch
+from services.features.versions import BATCH, ROW, all_versions
 from tabular import columns as tabular_columns
 from tabular.definitions import prefix_of, spine_keys, wanted_features
 from tabular.operators import FOREVER, Timeline, operator
@@ -46,20 +49,10 @@ class Asked:
     batches: Sequence[Batch]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Rows of the entity in one batch: their numbers, and the columns that features need."""
-
-    batch: Batch
-    numbers: list[int]
-    table: pa.Table
-
-
 def explain(artifacts: ArtifactStore, asked: Asked) -> list[ExplainFeaturesResponse]:
     """Return a view's values and the rows that they are computed from. Blocking. Raises KeyInvalid, TooManyRows."""
     operators = [operator(feature) for feature in wanted_features(asked.wanted, asked.view)]
-    found = sorted(_rows(artifacts, asked), key=lambda one: one.batch.position)
-    table = pa.concat_tables([_columns(asked).empty_table(), *(one.table for one in found)]).combine_chunks()
+    table = _known(artifacts, asked)
     code = np.zeros(table.num_rows, dtype=np.int64)
     columns = columns_used(asked.wanted, asked.view)
     timeline = Timeline(rows_of(table, asked.dataset, code, columns, asked.view.transforms))
@@ -79,21 +72,38 @@ def explain(artifacts: ArtifactStore, asked: Asked) -> list[ExplainFeaturesRespo
             f"{len(counted):,} rows of {asked.dataset.name} count in the features of view {asked.view.name!r}; at most "
             f"{MOST_ROWS:,} are listed; `lineal prove --no-rows` proves all but the rows"
         )
-    return _pages(first, list(_listed(artifacts, asked.dataset, found, counted.tolist())))
+    return _pages(first, list(_listed(artifacts, asked, table.take(counted))))
 
 
-def _rows(artifacts: ArtifactStore, asked: Asked) -> Iterator[_Found]:
-    """Yield the rows of the entity that may count, batch by batch, the latest events first."""
-    key = _key(asked)
+def _known(artifacts: ArtifactStore, asked: Asked) -> pa.Table:
+    """Return the rows of the entity that may count, in log order, with their places and when they were superseded."""
+    schema, key = schema_read(asked.wanted, asked.view, asked.dataset), _key(asked)
     if key is None:
-        return
+        return all_versions(artifacts, asked.dataset, schema, [], schema.empty_table())
+    for every in (False, True):
+        found = pa.concat_tables([schema.empty_table(), *_rows(artifacts, asked, schema, key, every)])
+        versions = all_versions(artifacts, asked.dataset, schema, asked.batches, found)
+        table = with_superseded(versions, asked.dataset)
+        table = table.filter(pc.fill_null(_same(table, key), False))
+        if SUPERSEDED not in table.column_names or not pc.any(pc.less_equal(table[SUPERSEDED], asked.cutoff)).as_py():
+            break
+        # Where rows were corrected away, older ones may count in their stead.
+    return table
+
+
+def _rows(
+    artifacts: ArtifactStore, asked: Asked, schema: pa.Schema, key: Mapping[str, pa.Scalar], every: bool
+) -> Iterator[pa.Table]:
+    """Yield rows of the entity by batch, the latest events first: all, or those that count if none is corrected."""
     operators = [operator(feature) for feature in wanted_features(asked.wanted, asked.view)]
     begin = asked.cutoff - max((op.window for op in operators), default=0)
     most = max((op.n for op in operators), default=1)
     # Event times of the latest known rows, as many as lags look back, the newest last.
     latest: list[int] = []
     for batch in sorted(asked.batches, key=_newest_first, reverse=True):
-        if not asked.dataset.event_time:
+        if every:
+            pass
+        elif not asked.dataset.event_time:
             # Of a static table only the entity's last row counts, and later batches were looked at before.
             if latest:
                 return
@@ -103,26 +113,22 @@ def _rows(artifacts: ArtifactStore, asked: Asked) -> Iterator[_Found]:
             if len(latest) == most and batch.max_event <= begin and batch.max_event < latest[0]:
                 # No window reaches this far back, nor do those that follow, and enough later rows are known.
                 return
-        table = read_parquet(artifacts.path(batch.digest), _columns(asked))
-        mask = None
-        for name, value in key.items():
-            same = pc.equal(table[name], value)
-            mask = same if mask is None else pc.and_(mask, same)
-        numbers = pc.indices_nonzero(pc.fill_null(mask, False))
-        if len(numbers):
-            table = table.take(numbers)
+        table = read_parquet(artifacts.path(batch.digest), schema)
+        table = table.filter(pc.fill_null(_same(table, key), False))
+        if table.num_rows:
             event, available = times(table, asked.dataset)
             known = event[available <= asked.cutoff]
             latest = sorted([*latest, *known.tolist()])[-most:]
-            yield _Found(batch, numbers.to_pylist(), table)
+            yield table
+
+
+def _same(table: pa.Table, key: Mapping[str, pa.Scalar]) -> pa.ChunkedArray:
+    equal = [pc.equal(table[name], value) for name, value in key.items()]
+    return functools.reduce(pc.and_, equal)
 
 
 def _newest_first(batch: Batch) -> tuple[int, int]:
     return (FOREVER if batch.max_event is None else batch.max_event), batch.position
-
-
-def _columns(asked: Asked) -> pa.Schema:
-    return schema_read(asked.wanted, asked.view, asked.dataset)
 
 
 def _texts(asked: Asked) -> list[str]:
@@ -158,23 +164,18 @@ def key_scalar(text: str, kind: pa.DataType) -> pa.Scalar:
     return pa.scalar(text).cast(kind)
 
 
-def _listed(
-    artifacts: ArtifactStore, dataset: Dataset, found: Sequence[_Found], counted: Sequence[int]
-) -> Iterator[ContributingRow]:
-    wanted = set(counted)
-    place = 0
-    for one in found:
-        numbers = [number for n, number in enumerate(one.numbers, place) if n in wanted]
-        place += len(one.numbers)
-        if not numbers:
-            continue
-        whole = read_parquet(artifacts.path(one.batch.digest), arrow_schema(dataset))
-        for number, row in zip(numbers, whole.take(numbers).to_pylist(), strict=True):
+def _listed(artifacts: ArtifactStore, asked: Asked, counted: pa.Table) -> Iterator[ContributingRow]:
+    places = zip(counted[BATCH].to_pylist(), counted[ROW].to_pylist(), strict=True)
+    for number, rows in itertools.groupby(places, key=lambda place: place[0]):
+        batch = asked.batches[number]
+        numbers = [row for _, row in rows]
+        whole = read_parquet(artifacts.path(batch.digest), arrow_schema(asked.dataset))
+        for row, values in zip(numbers, whole.take(numbers).to_pylist(), strict=True):
             yield ContributingRow(
-                batch_id=one.batch.batch_id,
-                batch_position=one.batch.position,
-                row=number,
-                row_json=json.dumps(row, ensure_ascii=False, default=str),
+                batch_id=batch.batch_id,
+                batch_position=batch.position,
+                row=row,
+                row_json=json.dumps(values, ensure_ascii=False, default=str),
             )
 
 

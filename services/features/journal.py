@@ -14,7 +14,7 @@ import fsspec
 from services.features.steps import Plan
 
 # Part of a build's name: results of steps that worked differently are not taken over.
-_STEPS = 1
+_STEPS = 2
 
 
 def name_of(plan: Plan) -> str:

@@ -4,9 +4,8 @@ It is fed by accepted batches and reads their rows by digest. A view that is dec
 batches that came before. State and cursor commit together.
 """
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from google.protobuf.message import Message
@@ -27,6 +26,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    tuple_,
     update,
 )
 
@@ -38,10 +38,12 @@ from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered
 from services.features import chunks
 from services.features.chunks import Chunk
 from services.features.packing import Layout
-from services.features.state import View, changes, rows_of_batches, view_of
+from services.features.state import Version, View, changes, decoded, encoded, rows_of_batches, version_id, view_of
 
+T = TypeVar("T")
 _KEYS_AT_ONCE = 5_000
-_CONTENT = ("rows", "max_event", "max_available", "numbers", "texts")
+_META = ("rows", "max_event", "max_available", "lasting_event", "revision")
+_CONTENT = (*_META, "numbers", "texts")
 
 metadata = MetaData()
 _datasets = Table(
@@ -70,10 +72,20 @@ _chunks = Table(
     Column("rows", Integer, nullable=False),
     Column("max_event", BigInteger, nullable=False),
     Column("max_available", BigInteger, nullable=False),
+    Column("lasting_event", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
     Column("numbers", LargeBinary, nullable=False),
     Column("texts", LargeBinary, nullable=False),
     # Covers what says whether a cached state is still good.
-    Index("online_chunk_rows", "view", "entity", "chunk", "rows"),
+    Index("online_chunk_rows", "view", "entity", "chunk", "rows", "revision"),
+)
+_versions = Table(
+    "online_versions",
+    metadata,
+    # A hash of the view and the row key: there is one for each row that was ever accepted.
+    Column("id", LargeBinary, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 
@@ -81,7 +93,7 @@ class OnlineTables:
     """The projection behind online features."""
 
     name = "online"
-    version = 1
+    version = 2
     metadata = metadata
     types: Sequence[type[Message]] = (DatasetRegistered, BatchAccepted, FeatureViewRegistered)
 
@@ -129,63 +141,107 @@ class OnlineTables:
 
 
 def _add_rows(connection: Connection, view: View, dataset: Dataset, table: pa.Table) -> None:
-    changed: list[dict[str, Any]] = []
+    stored = StoredView(connection, view.version)
+    found, versions = changes(view, dataset, table, stored)
+    rewritten: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
     forgotten: list[dict[str, Any]] = []
-    for change in changes(view, dataset, table, partial(stored_chunks, connection, view.version)):
-        for n, (number, packed) in enumerate(change.written):
-            values = {"view": view.version, "entity": change.entity, "chunk": number}
-            values |= {name: getattr(packed, name) for name in _CONTENT}
-            if n == 0 and change.first_is_old:
-                changed.append({f"_{name}": value for name, value in values.items()})
-            else:
-                new.append(values)
+    for change in found:
+        place = {"view": view.version, "entity": change.entity}
+        for chunk in change.rewritten:
+            values = place | {"chunk": chunk.number} | {name: getattr(chunk, name) for name in _CONTENT}
+            rewritten.append({f"_{name}": value for name, value in values.items()})
+        new += [
+            place | {"chunk": chunk.number} | {name: getattr(chunk, name) for name in _CONTENT} for chunk in change.new
+        ]
         forgotten += [
             {"_view": view.version, "_entity": change.entity, "_chunk": number} for number in change.forgotten
         ]
     same = [_chunks.c[name] == bindparam(f"_{name}") for name in ("view", "entity", "chunk")]
-    if changed:
+    if rewritten:
         content: dict[str, Any] = {name: bindparam(f"_{name}") for name in _CONTENT}
-        connection.execute(update(_chunks).where(*same).values(content), changed)
+        connection.execute(update(_chunks).where(*same).values(content), rewritten)
     if new:
         connection.execute(insert(_chunks), new)
     if forgotten:
         connection.execute(delete(_chunks).where(*same), forgotten)
+    stored.keep(versions)
 
 
-def stored_chunks(connection: Connection, view: str, entities: Sequence[str]) -> dict[str, list[Chunk]]:
-    """Return the chunks of a view's entities, in order; with their bytes where there is room for more rows."""
-    found: dict[str, list[Chunk]] = {}
-    room = _chunks.c.rows < chunks.CHUNK_ROWS
-    columns: list[ColumnElement[Any]] = [
-        *(_chunks.c[name] for name in ("entity", "chunk", "rows", "max_event", "max_available")),
-        *(case((room, _chunks.c[name])).label(name) for name in ("numbers", "texts")),
-    ]
-    for start in range(0, len(entities), _KEYS_AT_ONCE):
-        part = entities[start : start + _KEYS_AT_ONCE]
-        query = select(*columns).where(_chunks.c.view == view, _chunks.c.entity.in_(part))
-        for entity, *rest in connection.execute(query.order_by(_chunks.c.chunk)):
-            found.setdefault(entity, []).append(Chunk(*rest))
-    return found
+class StoredView:
+    """What the tables have of one view."""
+
+    def __init__(self, connection: Connection, version: str) -> None:
+        self._connection = connection
+        self._view = version
+        self._there: set[bytes] = set()
+
+    def tails(self, entities: Sequence[str]) -> dict[str, list[Chunk]]:
+        """Return the chunks of entities, in order; with their bytes where there is room for more rows."""
+        found: dict[str, list[Chunk]] = {}
+        room = _chunks.c.rows < chunks.CHUNK_ROWS
+        columns: list[ColumnElement[Any]] = [
+            *(_chunks.c[name] for name in ("entity", "chunk", *_META)),
+            *(case((room, _chunks.c[name])).label(name) for name in ("numbers", "texts")),
+        ]
+        for part in _parts(entities):
+            query = select(*columns).where(_chunks.c.view == self._view, _chunks.c.entity.in_(part))
+            for entity, *rest in self._connection.execute(query.order_by(_chunks.c.chunk)):
+                found.setdefault(entity, []).append(Chunk(*rest))
+        return found
+
+    def whole(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Chunk]:
+        """Return chunks with their bytes by entity and number."""
+        found = {}
+        columns = [_chunks.c[name] for name in ("entity", "chunk", *_CONTENT)]
+        for part in _parts(wanted):
+            place = tuple_(_chunks.c.entity, _chunks.c.chunk)
+            query = select(*columns).where(_chunks.c.view == self._view, place.in_(part))
+            for entity, *rest in self._connection.execute(query):
+                chunk = Chunk(*rest)
+                found[entity, chunk.number] = chunk
+        return found
+
+    def versions(self, row_keys: Sequence[str]) -> dict[str, list[Version]]:
+        """Return the versions of rows by row key, in log order."""
+        ids = {version_id(self._view, key): key for key in row_keys}
+        found = {}
+        for part in _parts(list(ids)):
+            query = select(_versions.c.id, _versions.c.body).where(_versions.c.id.in_(part))
+            for id_, body in self._connection.execute(query):
+                self._there.add(bytes(id_))
+                found[ids[bytes(id_)]] = decoded(body)
+        return found
+
+    def keep(self, versions: Mapping[str, Sequence[Version]]) -> None:
+        """Write down the versions of rows, of which those that were there were read before."""
+        rows = [{"_id": version_id(self._view, key), "_body": encoded(found)} for key, found in versions.items()]
+        again = [row for row in rows if row["_id"] in self._there]
+        new = [{"id": row["_id"], "body": row["_body"]} for row in rows if row["_id"] not in self._there]
+        if again:
+            same = _versions.c.id == bindparam("_id")
+            self._connection.execute(update(_versions).where(same).values(body=bindparam("_body")), again)
+        if new:
+            self._connection.execute(insert(_versions), new)
 
 
 def signatures(
     connection: Connection, views: Sequence[str], entities: Sequence[str]
 ) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Return, by view version and entity, the number of the newest chunk and the rows in all.
+    """Return, by view version and entity, the number of the newest chunk, the rows and the revisions in all.
 
-    Rows are added to the newest chunk, and chunks are forgotten only when a newer one begins: no two states share both.
+    Rows are added to the newest chunk, and chunks are forgotten only when a newer one begins: no two states share all.
     """
     found: dict[tuple[str, str], tuple[int, ...]] = {}
-    for start in range(0, len(entities), _KEYS_AT_ONCE):
-        part = entities[start : start + _KEYS_AT_ONCE]
+    counts = func.max(_chunks.c.chunk), func.sum(_chunks.c.rows), func.sum(_chunks.c.revision)
+    for part in _parts(entities):
         query = (
-            select(_chunks.c.view, _chunks.c.entity, func.max(_chunks.c.chunk), func.sum(_chunks.c.rows))
+            select(_chunks.c.view, _chunks.c.entity, *counts)
             .where(_chunks.c.view.in_(views), _chunks.c.entity.in_(part))
             .group_by(_chunks.c.view, _chunks.c.entity)
         )
-        for view, entity, newest, rows in connection.execute(query):
-            found[view, entity] = int(newest), int(rows)
+        for view, entity, *signature in connection.execute(query):
+            found[view, entity] = tuple(int(count) for count in signature)
     return found
 
 
@@ -196,9 +252,9 @@ def states(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tu
     for view, entity in wanted:
         by_view.setdefault(view, []).append(entity)
     for view, entities in by_view.items():
-        for start in range(0, len(entities), _KEYS_AT_ONCE):
+        for part in _parts(entities):
             query = select(_chunks.c.entity, _chunks.c.numbers, _chunks.c.texts).where(
-                _chunks.c.view == view, _chunks.c.entity.in_(entities[start : start + _KEYS_AT_ONCE])
+                _chunks.c.view == view, _chunks.c.entity.in_(part)
             )
             for entity, numbers, texts in connection.execute(query.order_by(_chunks.c.chunk)):
                 parts.setdefault((view, entity), []).append((numbers, texts))
@@ -212,6 +268,11 @@ def layouts(connection: Connection, versions: Sequence[str]) -> dict[str, Layout
         row.version: view_of(FeatureViewRegistered.FromString(row.body), _dataset(connection, row.dataset)).layout
         for row in rows
     }
+
+
+def _parts(wanted: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(wanted), _KEYS_AT_ONCE):
+        yield wanted[start : start + _KEYS_AT_ONCE]
 
 
 def _dataset(connection: Connection, name: str) -> Dataset:

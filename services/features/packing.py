@@ -1,7 +1,8 @@
 """Pack the rows that a view keeps of an entity, so that adding rows is adding bytes.
 
-A row is a record of 8-byte little-endian fields: event time, available time (int64 microseconds), then the columns that
-are numbers (doubles, NaN for null). Texts lie beside it, a JSON array per row and line. Rows are in log order.
+A row is a record of 8-byte little-endian fields: event time, available time, when another version took its place (int64
+microseconds), then the columns that are numbers (doubles, NaN for null). Texts lie beside it, a JSON array per row and
+line. Rows are in log order.
 """
 
 import json
@@ -18,9 +19,13 @@ from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
 from services.features.assembly import times, values_of
 from tabular.definitions import field_of
+from tabular.keys import NEVER
 from tabular.operators import Rows, operator
 from tabular.transform_rules import with_transforms
 from tabular.transforms import extended, needed
+
+# The fields of a record that are times.
+EVENT, AVAILABLE, SUPERSEDED = range(3)
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,7 @@ class Layout:
     @property
     def width(self) -> int:
         """Return the bytes of a row's record."""
-        return 8 * (2 + len(self.numbers))
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows of one entity with the span of their times."""
-
-    rows: int
-    numbers: bytes
-    texts: bytes
-    max_event: int
-    max_available: int
+        return 8 * (3 + len(self.numbers))
 
 
 def layout_of(view: FeatureView, dataset: Dataset) -> Layout:
@@ -70,10 +64,10 @@ def pack(layout: Layout, dataset: Dataset, table: pa.Table) -> tuple[npt.NDArray
     """Return the records of a table's rows as a matrix, and their lines of text (none for views without texts)."""
     event, available = times(table, dataset)
     table = extended(table, layout.transforms)
-    matrix = np.empty((table.num_rows, 2 + len(layout.numbers)), dtype="<i8")
-    matrix[:, 0], matrix[:, 1] = event, available
+    matrix = np.empty((table.num_rows, layout.width // 8), dtype="<i8")
+    matrix[:, EVENT], matrix[:, AVAILABLE], matrix[:, SUPERSEDED] = event, available, NEVER
     for n, name in enumerate(layout.numbers):
-        matrix[:, 2 + n] = values_of(table[name]).astype("<f8").view("<i8")
+        matrix[:, 3 + n] = values_of(table[name]).astype("<f8").view("<i8")
     if not layout.texts:
         return matrix, []
     columns = [table[name].to_pylist() for name in layout.texts]
@@ -83,10 +77,10 @@ def pack(layout: Layout, dataset: Dataset, table: pa.Table) -> tuple[npt.NDArray
 
 def unpack(layout: Layout, states: Sequence[tuple[bytes, bytes]]) -> Rows:
     """Return the rows of several entities, whose codes are their places in `states`."""
-    matrix = np.frombuffer(b"".join(numbers for numbers, _ in states), dtype="<i8").reshape(-1, 2 + len(layout.numbers))
+    matrix = np.frombuffer(b"".join(numbers for numbers, _ in states), dtype="<i8").reshape(-1, layout.width // 8)
     counts = [len(numbers) // layout.width for numbers, _ in states]
     values: dict[str, npt.NDArray[Any]] = {
-        name: np.ascontiguousarray(matrix[:, 2 + n]).view("<f8") for n, name in enumerate(layout.numbers)
+        name: np.ascontiguousarray(matrix[:, 3 + n]).view("<f8") for n, name in enumerate(layout.numbers)
     }
     if layout.texts:
         lines = b"".join(texts for _, texts in states).splitlines()
@@ -96,7 +90,8 @@ def unpack(layout: Layout, states: Sequence[tuple[bytes, bytes]]) -> Rows:
             column[:] = [row[n] for row in rows]
             values[name] = column
     entity = np.repeat(np.arange(len(states)), counts)
-    return Rows(entity, np.ascontiguousarray(matrix[:, 0]), np.ascontiguousarray(matrix[:, 1]), values)
+    event, available, superseded = (np.ascontiguousarray(matrix[:, n]) for n in (EVENT, AVAILABLE, SUPERSEDED))
+    return Rows(entity, event, available, values, superseded)
 
 
 def _line(values: list[str | None]) -> bytes:

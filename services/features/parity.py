@@ -25,6 +25,7 @@ from services.features import assembly
 from services.features.assembly import CUTOFF, Ints
 from services.features.batches import Batch
 from services.features.explaining import key_scalar
+from services.features.versions import BATCH, all_versions
 from tabular import keys
 from tabular.columns import TIMESTAMP
 from tabular.definitions import prefix_of, spine_keys, wanted_features
@@ -83,7 +84,7 @@ def computed(artifacts: ArtifactStore, view: View, asked: pa.Table) -> pa.Table:
     entities = np.unique(code[code >= 0])
     rows = _rows(artifacts, view, asked, _MOST_ROWS if len(entities) > 1 else None)
     if rows is not None:
-        return _as_known(view, asked, *rows)
+        return _as_known(view, asked, rows)
     first = code < entities[len(entities) // 2]
     order = np.concatenate([np.flatnonzero(first), np.flatnonzero(~first)])
     halves = [computed(artifacts, view, asked.filter(pa.array(mine))) for mine in (first, ~first)]
@@ -121,15 +122,15 @@ def compared(
     return response
 
 
-def _rows(artifacts: ArtifactStore, view: View, asked: pa.Table, most: int | None) -> tuple[pa.Table, Ints] | None:
-    """Return the rows of the entities asked for, in log order, with the number of each one's batch.
+def _rows(artifacts: ArtifactStore, view: View, asked: pa.Table, most: int | None) -> pa.Table | None:
+    """Return the rows of the entities asked for and their other versions, in log order, with their batches.
 
     None when there are more than `most`.
     """
     latest = max(asked[CUTOFF].cast(pa.int64()).to_pylist(), default=0)
     wanted = [asked[name] for name in view.keys]
-    tables, numbers, held = [view.schema.empty_table()], [np.zeros(0, dtype=np.int64)], 0
-    for number, batch in enumerate(view.batches):
+    tables, held = [view.schema.empty_table()], 0
+    for batch in view.batches:
         if batch.min_event is not None and batch.min_event > latest:
             continue
         table = read_parquet(artifacts.path(batch.digest), view.schema)
@@ -139,17 +140,20 @@ def _rows(artifacts: ArtifactStore, view: View, asked: pa.Table, most: int | Non
         if most is not None and held > most:
             return None
         tables.append(table.take(found))
-        numbers.append(np.full(len(found), number))
-    return pa.concat_tables(tables).combine_chunks(), np.concatenate(numbers)
+    return all_versions(artifacts, view.dataset, view.schema, view.batches, pa.concat_tables(tables))
 
 
-def _as_known(view: View, asked: pa.Table, rows: pa.Table, number: Ints) -> pa.Table:
+def _as_known(view: View, asked: pa.Table, rows: pa.Table) -> pa.Table:
     """Compute features group by group, each from the batches that it may know."""
+    number = rows[BATCH].to_numpy()
+    corrected = assembly.SUPERSEDED in assembly.with_superseded(rows, view.dataset).column_names
     query, code = keys.codes([asked[name] for name in view.keys], [rows[name] for name in view.view.entity_keys])
     parts, order = [], []
-    for batches, mine in _groups(view, asked, query, code, rows, number):
-        known = (number < batches) & np.isin(code, query[mine])
-        held = rows.filter(pa.array(known))
+    # A correction may change an entity that has no row of its batch: each position is then a group of its own.
+    groups = _together(_accepted(view, asked)) if corrected else _groups(view, asked, query, code, rows, number)
+    for batches, mine in groups:
+        held = assembly.with_superseded(rows.filter(pa.array(number < batches)), view.dataset)
+        held = held.filter(pa.array(np.isin(code[number < batches], query[mine])))
         parts.append(assembly.view_features(view.feature_set, view.n, view.view, view.dataset, asked.take(mine), held))
         order.append(mine)
     return pa.concat_tables(parts).take(np.argsort(np.concatenate(order)))
@@ -161,8 +165,7 @@ def _groups(
     """Yield how many of the batches count, and for which of the rows asked for."""
     available = assembly.times(rows, view.dataset)[1]
     count = len(view.batches)
-    accepted = np.array([batch.position for batch in view.batches], dtype=np.int64)
-    known = np.searchsorted(accepted, asked[_POSITION].to_numpy(), side="right")
+    known = _accepted(view, asked)
     order = np.lexsort((number, code))
     place = code[order] * (count + 1) + number[order]
     # The earliest available time of a row and of those of its entity that were accepted after it.
@@ -173,6 +176,16 @@ def _groups(
     cutoff = asked[CUTOFF].cast(pa.int64()).to_numpy()
     changed[there] = earliest[later[there]] <= cutoff[there]
     batches: npt.NDArray[np.int64] = np.where(changed, known, count)
+    yield from _together(batches)
+
+
+def _accepted(view: View, asked: pa.Table) -> Ints:
+    accepted = np.array([batch.position for batch in view.batches], dtype=np.int64)
+    known: Ints = np.searchsorted(accepted, asked[_POSITION].to_numpy(), side="right")
+    return known
+
+
+def _together(batches: Ints) -> Iterator[tuple[int, Ints]]:
     for each in np.unique(batches):
         yield int(each), np.flatnonzero(batches == each)
 

@@ -1,15 +1,16 @@
 """Online state in Redis, for many replicas of features: the effect of an event and the cursor in one MULTI.
 
 Whoever applies an event watches the cursor, so of several replicas one applies it and the others go on behind. Keys,
-under `lineal:online:v1:`: `cursor`; `dataset:<name>` and `view:<version>` (messages); `views:<dataset>` (versions, a
-set); `batches:<dataset>` (digests, a list); `state:<version>:<entity>`, a hash with `m` (number, rows, and greatest
-times of the chunks), and for each chunk `n<number>` and `t<number>`.
+under `lineal:online:v2:`: `cursor`; `dataset:<name>` and `view:<version>` (messages); `views:<dataset>` (versions, a
+set); `batches:<dataset>` (digests, a list); `state:<version>:<entity>`, a hash with `m` (what is known of the chunks
+beside their rows), and for each chunk `n<number>` and `t<number>`; `rows:<version>`, a hash of each row's versions.
 """
 
 import asyncio
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import redis
@@ -27,11 +28,21 @@ from services.features import chunks
 from services.features.chunks import Chunk
 from services.features.lookup import Store
 from services.features.packing import Layout
-from services.features.state import View, changes, rows_of_batches, view_of
+from services.features.state import (
+    Changed,
+    Version,
+    View,
+    changes,
+    decoded,
+    encoded,
+    rows_of_batches,
+    version_id,
+    view_of,
+)
 
 T = TypeVar("T")
 _TYPES = (DatasetRegistered, BatchAccepted, FeatureViewRegistered)
-_CHUNK = struct.Struct("<qqqq")
+_CHUNK = struct.Struct("<qqqqqq")
 _WAIT_SECONDS = 10.0
 
 
@@ -42,7 +53,7 @@ class RedisStateLost(Exception):
 class RedisOnlineStore:
     """Online state in Redis. `run` follows the log until cancelled; failures of Redis are raised."""
 
-    def __init__(self, url: str, log: EventLog, artifacts: ArtifactStore, prefix: str = "lineal:online:v1:") -> None:
+    def __init__(self, url: str, log: EventLog, artifacts: ArtifactStore, prefix: str = "lineal:online:v2:") -> None:
         self._redis = redis.Redis.from_url(url)
         self._log = log
         self._artifacts = artifacts
@@ -120,16 +131,17 @@ class RedisOnlineStore:
         """Return what changes with an entity's state, by view version and entity."""
         keys = [(view, entity) for view in views for entity in entities]
         found: dict[tuple[str, str], tuple[int, ...]] = {}
-        for key, packed in zip(keys, self._all("hget", [(self._state(*key), "m") for key in keys]), strict=True):
+        for key, packed in zip(keys, self.all("hget", [(self.state(*key), "m") for key in keys]), strict=True):
             if packed is not None:
                 held = _unpacked(packed)
-                found[key] = held[-1].number, sum(chunk.rows for chunk in held)
+                rows, revisions = sum(chunk.rows for chunk in held), sum(chunk.revision for chunk in held)
+                found[key] = held[-1].number, rows, revisions
         return found
 
     def states(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[bytes, bytes]]:
         """Return the packed rows of entities by view version and entity."""
         found = {}
-        for key, fields in zip(wanted, self._all("hgetall", [(self._state(*key),) for key in wanted]), strict=True):
+        for key, fields in zip(wanted, self.all("hgetall", [(self.state(*key),) for key in wanted]), strict=True):
             if fields:
                 numbers = [chunk.number for chunk in _unpacked(fields[b"m"])]
                 parts = [b"".join(fields.get(b"%b%d" % (kind, n), b"") for n in numbers) for kind in (b"n", b"t")]
@@ -194,37 +206,14 @@ class RedisOnlineStore:
         if not views:
             return []
         dataset = self._dataset(name)
-        # Batches of one event build on one another before anything is written.
-        ahead: dict[str, dict[int, Chunk]] = {}
-        gone: dict[str, set[int]] = {}
+        ahead = {view.version: _Ahead(self, view.version) for view in views}
         for table in rows_of_batches(self._artifacts, dataset, views, digests):
             for view in views:
-                for change in changes(view, dataset, table, lambda e, v=view: self._held(v.version, e, ahead)):  # type: ignore[misc]
-                    state = self._state(view.version, change.entity)
-                    held = ahead[state]
-                    for n, packed in change.written:
-                        held[n] = Chunk(
-                            n, packed.rows, packed.max_event, packed.max_available, packed.numbers, packed.texts
-                        )
-                    for n in change.forgotten:
-                        del held[n]
-                        gone.setdefault(state, set()).add(n)
-        return [_writing(state, held, gone.get(state, set())) for state, held in ahead.items()]
-
-    def _held(self, version: str, entities: list[str], ahead: dict[str, dict[int, Chunk]]) -> dict[str, list[Chunk]]:
-        states = {entity: self._state(version, entity) for entity in entities}
-        missing = [state for state in states.values() if state not in ahead]
-        for state, packed in zip(missing, self._all("hget", [(state, "m") for state in missing]), strict=True):
-            ahead[state] = {chunk.number: chunk for chunk in _unpacked(packed or b"")}
-        tails = [(s, max(ahead[s])) for s in missing if ahead[s] and ahead[s][max(ahead[s])].rows < chunks.CHUNK_ROWS]
-        fields = self._all("hmget", [(state, [f"n{n}", f"t{n}"]) for state, n in tails])
-        for (state, n), (numbers, texts) in zip(tails, fields, strict=True):
-            last = ahead[state][n]
-            ahead[state][n] = Chunk(n, last.rows, last.max_event, last.max_available, numbers, texts or b"")
-        return {entity: list(ahead[state].values()) for entity, state in states.items() if ahead[state]}
+                ahead[view.version].take(*changes(view, dataset, table, ahead[view.version]))
+        return [command for one in ahead.values() for command in one.commands()]
 
     def _views(self, versions: Sequence[str]) -> list[View]:
-        bodies = self._all("get", [(self._key("view", version),) for version in versions])
+        bodies = self.all("get", [(self._key("view", version),) for version in versions])
         found = [FeatureViewRegistered.FromString(body) for body in bodies if body is not None]
         return [view_of(registered, self._dataset(registered.feature_view.dataset)) for registered in found]
 
@@ -236,7 +225,8 @@ class RedisOnlineStore:
         members: Any = self._redis.smembers(key)
         return set(members)
 
-    def _all(self, command: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def all(self, command: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the answers to one command with several arguments, asked for together."""
         if not arguments:
             return []
         with self._redis.pipeline(transaction=False) as pipe:
@@ -248,11 +238,78 @@ class RedisOnlineStore:
         found: Any = self._redis.get(self._key("cursor"))
         return int(found or 0)
 
+    def state(self, version: str, entity: str) -> str:
+        """Return the key of an entity's state."""
+        return self._key("state", version, entity)
+
+    def rows(self, version: str) -> str:
+        """Return the key of the versions of a view's rows."""
+        return self._key("rows", version)
+
     def _key(self, *parts: str) -> str:
         return self._prefix + ":".join(parts)
 
-    def _state(self, version: str, entity: str) -> str:
-        return self._key("state", version, entity)
+
+class _Ahead:
+    """What one event makes of a view's state: batches of it build on one another before anything is written."""
+
+    def __init__(self, store: RedisOnlineStore, version: str) -> None:
+        self._store = store
+        self._view = version
+        self._chunks: dict[str, dict[int, Chunk]] = {}
+        self._gone: dict[str, set[int]] = {}
+        self._versions: dict[str, list[Version]] = {}
+
+    def tails(self, entities: Sequence[str]) -> dict[str, list[Chunk]]:
+        """Return the chunks of entities, in order; with their bytes where there is room for more rows."""
+        missing = [entity for entity in entities if entity not in self._chunks]
+        metas = self._store.all("hget", [(self._store.state(self._view, entity), "m") for entity in missing])
+        for entity, packed in zip(missing, metas, strict=True):
+            self._chunks[entity] = {chunk.number: chunk for chunk in _unpacked(packed or b"")}
+        last = [(entity, max(self._chunks[entity])) for entity in missing if self._chunks[entity]]
+        self._read([place for place in last if self._chunks[place[0]][place[1]].rows < chunks.CHUNK_ROWS])
+        return {entity: list(self._chunks[entity].values()) for entity in entities if self._chunks[entity]}
+
+    def whole(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Chunk]:
+        """Return chunks with their bytes by entity and number."""
+        self.tails(list(dict.fromkeys(entity for entity, _ in wanted)))
+        there = [(entity, number) for entity, number in wanted if number in self._chunks[entity]]
+        self._read([(entity, number) for entity, number in there if not self._chunks[entity][number].numbers])
+        return {(entity, number): self._chunks[entity][number] for entity, number in there}
+
+    def versions(self, row_keys: Sequence[str]) -> dict[str, list[Version]]:
+        """Return the versions of rows by row key, in log order."""
+        missing = [key for key in row_keys if key not in self._versions]
+        if missing:
+            rows = self._store.rows(self._view)
+            (bodies,) = self._store.all("hmget", [(rows, [version_id(self._view, key) for key in missing])])
+            self._versions |= {key: decoded(body) if body else [] for key, body in zip(missing, bodies, strict=True)}
+        return {key: self._versions[key] for key in row_keys}
+
+    def take(self, changed: Sequence[Changed], versions: Mapping[str, list[Version]]) -> None:
+        """Go on from what a batch changed."""
+        self._versions |= versions
+        for change in changed:
+            held = self._chunks[change.entity]
+            held |= {chunk.number: chunk for chunk in (*change.rewritten, *change.new)}
+            for number in change.forgotten:
+                del held[number]
+                self._gone.setdefault(change.entity, set()).add(number)
+
+    def commands(self) -> Iterator[Callable[[Pipeline], Any]]:
+        """Yield what writes it all."""
+        for entity, held in self._chunks.items():
+            if held:
+                yield _writing(self._store.state(self._view, entity), held, self._gone.get(entity, set()))
+        if self._versions:
+            rows = self._store.rows(self._view)
+            bodies: dict[Any, Any] = {version_id(self._view, key): encoded(v) for key, v in self._versions.items()}
+            yield lambda pipe: pipe.hset(rows, mapping=bodies)
+
+    def _read(self, places: Sequence[tuple[str, int]]) -> None:
+        asked = [(self._store.state(self._view, entity), [f"n{n}", f"t{n}"]) for entity, n in places]
+        for (entity, n), (numbers, texts) in zip(places, self._store.all("hmget", asked), strict=True):
+            self._chunks[entity][n] = replace(self._chunks[entity][n], numbers=numbers, texts=texts or b"")
 
 
 def _writing(state: str, held: dict[int, Chunk], gone: set[int]) -> Callable[[Pipeline], Any]:
@@ -270,8 +327,8 @@ def _writing(state: str, held: dict[int, Chunk], gone: set[int]) -> Callable[[Pi
     return write
 
 
-def _meta(chunk: Chunk) -> tuple[int, int, int, int]:
-    return chunk.number, chunk.rows, chunk.max_event, chunk.max_available
+def _meta(chunk: Chunk) -> tuple[int, ...]:
+    return chunk.number, chunk.rows, chunk.max_event, chunk.max_available, chunk.lasting_event, chunk.revision
 
 
 def _unpacked(packed: bytes) -> list[Chunk]:

@@ -1,7 +1,11 @@
 """What an accepted batch changes in online state, whatever the store: pure but for reading artifacts."""
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +15,9 @@ from lineal.api.features.v1.events_pb2 import FeatureViewRegistered
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from services.features import chunks
 from services.features.chunks import Chunk
-from services.features.packing import Layout, Packed, layout_of, pack
+from services.features.packing import AVAILABLE, SUPERSEDED, Layout, layout_of, pack
 from tabular import keys
+from tabular.keys import NEVER
 from tabular.parquet import read_parquet
 from tabular.schema import arrow_schema
 
@@ -26,13 +31,52 @@ class View:
     layout: Layout
 
 
+class Version(NamedTuple):
+    """A version of a row: its entity (None where a key is null), its number there, and when it became available."""
+
+    entity: str | None
+    row: int
+    available: int
+
+
+def version_id(view: str, row_key: str) -> bytes:
+    """Return what stores know a row by: 16 bytes, since there is one for each row that was ever accepted."""
+    return hashlib.blake2b(f"{view} {row_key}".encode(), digest_size=16).digest()
+
+
+def encoded(versions: Sequence[Version]) -> bytes:
+    """Return versions as bytes."""
+    return json.dumps(versions, separators=(",", ":")).encode()
+
+
+def decoded(body: bytes) -> list[Version]:
+    """Return versions of their bytes."""
+    return [Version(*values) for values in json.loads(body)]
+
+
+class Stored(Protocol):
+    """What a store has of one view."""
+
+    def tails(self, entities: Sequence[str]) -> dict[str, list[Chunk]]:
+        """Return the chunks of entities, in order; with their bytes where there is room for more rows."""
+        ...
+
+    def whole(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Chunk]:
+        """Return chunks with their bytes by entity and number; those that were forgotten are left out."""
+        ...
+
+    def versions(self, row_keys: Sequence[str]) -> dict[str, list[Version]]:
+        """Return the versions of rows by row key, in log order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Changed:
-    """What became of one entity: chunks to write by number, whether the first of them was there, chunks to forget."""
+    """What became of one entity: chunks to write in place of old ones, new chunks, and numbers of chunks to forget."""
 
     entity: str
-    written: list[tuple[int, Packed]]
-    first_is_old: bool
+    rewritten: list[Chunk]
+    new: list[Chunk]
     forgotten: list[int]
 
 
@@ -47,31 +91,97 @@ def rows_of_batches(
 ) -> Iterator[pa.Table]:
     """Yield the accepted rows of batches, with the columns that the views need."""
     needed = {name for view in views for name in (*view.entity_keys, *view.layout.sources)}
-    needed |= {name for name in (dataset.event_time, dataset.available_time) if name}
+    needed |= {name for name in (*dataset.row_key, dataset.event_time, dataset.available_time) if name}
     wanted = pa.schema([field for field in arrow_schema(dataset) if field.name in needed])
     for digest in digests:
         yield read_parquet(artifacts.path(digest), wanted)
 
 
 def changes(
-    view: View, dataset: Dataset, table: pa.Table, load: Callable[[list[str]], dict[str, list[Chunk]]]
-) -> list[Changed]:
-    """Return what rows change; `load` gives the chunks of entities in order, with bytes where there is room."""
+    view: View, dataset: Dataset, table: pa.Table, stored: Stored
+) -> tuple[list[Changed], dict[str, list[Version]]]:
+    """Return what rows change: entities, and the versions of the rows by row key.
+
+    A row whose key was there before takes the place of the version before it, which may be another entity's.
+    """
+    entities = keys.encode([table[name] for name in view.entity_keys])
     places: dict[str, list[int]] = {}
-    for row, entity in enumerate(keys.encode([table[name] for name in view.entity_keys])):
+    for row, entity in enumerate(entities):
         if entity is not None:
             places.setdefault(entity, []).append(row)
     records, lines = pack(view.layout, dataset, table)
-    there = load(list(places))
-    found = []
+    there = stored.tails(list(places))
+    first = {entity: chunks.next_row(there[entity][-1] if entity in there else None) for entity in places}
+    numbers = {row: first[entity] + n for entity, rows in places.items() for n, row in enumerate(rows)}
+
+    row_keys = [str(key) for key in keys.encode([table[name] for name in dataset.row_key])]
+    known = stored.versions(list(dict.fromkeys(row_keys)))
+    versions = {key: list(known.get(key, ())) for key in row_keys}
+    for row, (key, entity) in enumerate(zip(row_keys, entities, strict=True)):
+        versions[key].append(Version(entity, numbers.get(row, 0), int(records[row, AVAILABLE])))
+    # By entity, the numbers of rows that are superseded at another time than before.
+    superseded: dict[str, dict[int, int]] = {}
+    for key, found in versions.items():
+        before = _superseded(known.get(key, ()))
+        for version, time in _superseded(found).items():
+            if version.entity is not None and before.get(version, NEVER) != time:
+                superseded.setdefault(version.entity, {})[version.row] = time
+
     for entity, rows in places.items():
-        old = there.get(entity, [])
-        last = old[-1] if old else None
-        written = chunks.grown(last, records[np.array(rows)], [lines[row] for row in rows] if lines else [])
+        for number, time in superseded.get(entity, {}).items():
+            if number >= first[entity]:
+                records[rows[number - first[entity]], SUPERSEDED] = time
+    corrected = _corrected(view, stored, there, first, superseded)
+    changed = []
+    for entity in dict.fromkeys([*places, *corrected]):
+        old, again = there.get(entity, []), corrected.get(entity, {})
+        grown: list[Chunk] = []
+        if entity in places:
+            rows = places[entity]
+            last = again.get(old[-1].number, old[-1]) if old else None
+            grown = chunks.grown(last, records[np.array(rows)], [lines[row] for row in rows] if lines else [])
+        written = again | {chunk.number: chunk for chunk in grown}
+        last_number = old[-1].number if old else max(again, default=0)
         forgotten: list[int] = []
-        if last is not None and written[-1][0] != last.number:
-            after = {chunk.number: chunk for chunk in old}
-            after |= {n: Chunk(n, packed.rows, packed.max_event, packed.max_available) for n, packed in written}
-            forgotten = chunks.forgettable(view.layout, list(after.values()))
-        found.append(Changed(entity, written, last is not None and written[0][0] == last.number, forgotten))
-    return found
+        if old and max(written) > last_number:
+            forgotten = chunks.forgettable(view.layout, list(({c.number: c for c in old} | written).values()))
+        kept = [chunk for number, chunk in sorted(written.items()) if number not in forgotten]
+        changed.append(
+            Changed(
+                entity,
+                [chunk for chunk in kept if chunk.number <= last_number],
+                [chunk for chunk in kept if chunk.number > last_number],
+                forgotten,
+            )
+        )
+    return changed, versions
+
+
+def _superseded(versions: Sequence[Version]) -> dict[Version, int]:
+    ranked = sorted(versions, key=lambda version: version.available)
+    return {version: following.available for version, following in itertools.pairwise(ranked)}
+
+
+def _corrected(
+    view: View,
+    stored: Stored,
+    there: Mapping[str, list[Chunk]],
+    first: Mapping[str, int],
+    superseded: Mapping[str, Mapping[int, int]],
+) -> dict[str, dict[int, Chunk]]:
+    """Return the chunks with rows that were there before and are superseded now, by entity and number."""
+    times: dict[tuple[str, int], dict[int, int]] = {}
+    for entity, rows in superseded.items():
+        for row, time in rows.items():
+            if row < first.get(entity, NEVER):
+                number, place = chunks.place_of(row)
+                times.setdefault((entity, number), {})[place] = time
+    # The chunk that rows are added to came with its bytes, and may have some from this event that no store has yet.
+    held = {(entity, chunk.number): chunk for entity, found in there.items() for chunk in found if chunk.numbers}
+    held |= stored.whole([key for key in times if key not in held])
+    corrected: dict[str, dict[int, Chunk]] = {}
+    for (entity, number), found in times.items():
+        if (entity, number) in held:
+            chunk = chunks.superseded(held[entity, number], found, view.layout)
+            corrected.setdefault(entity, {})[number] = chunk
+    return corrected

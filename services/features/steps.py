@@ -1,6 +1,7 @@
 """The steps of building a training set: what Dask's workers run, each alone and each repeatable.
 
     partition  rows of some files, by bucket of keys     (only for what is too large for one task)
+    corrected  rows of one bucket of row keys that are superseded, and when
     spine      keys, cut-offs and labels of one bucket, in order
     merged     one slice of time of all spine buckets     (only where there are several)
     features   one view's features of one bucket of keys, by slice
@@ -21,13 +22,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chassis.artifacts import ArtifactStore, artifact_store
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from services.features import assembly, scratch
-from services.features.assembly import CUTOFF, Files, Range
+from services.features.assembly import CUTOFF, SUPERSEDED, Files, Range
+from tabular import keys
 from tabular.definitions import spine_keys
 from tabular.parquet import to_parquet
 
@@ -78,10 +81,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Held:
-    """Where rows of a dataset lie: in files of a snapshot, or, once cut into buckets, in results of `partition`."""
+    """Where rows of a dataset lie: in files of a snapshot, or, once cut into buckets, in results of `partition`.
+
+    `corrected` are the results of `corrected` that have rows; `first` is the number of the files' first row.
+    """
 
     files: Files
     parts: list[str]
+    corrected: tuple[str, ...] = ()
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,26 @@ class Slice:
     rows: int
 
 
-def partition(place: Place, files: Files, keys: Sequence[str], buckets: int) -> str:
-    """Cut rows of files into buckets of keys, one table each."""
-    table = assembly.load(files)
-    bucket = assembly.buckets_of([table[name] for name in keys], buckets)
+def partition(place: Place, held: Held, names: Sequence[str], buckets: int, numbered: bool = False) -> str:
+    """Cut rows of files into buckets of keys, one table each; with the rows' numbers where wanted."""
+    table = _rows(place, held, 0)
+    if numbered:
+        table = _numbered(table, held.first)
+    bucket = assembly.buckets_of([table[name] for name in names], buckets)
     return scratch.write(_scratch(place), (table.filter(pa.array(bucket == n)) for n in range(buckets)))
+
+
+def corrected(place: Place, plan: Plan, name: str, held: Held, bucket: int) -> tuple[str, int]:
+    """Find the rows of one bucket of row keys that another version takes the place of; return how many with the result.
+
+    None is the precondition of running sums: without corrections a row leaves a window by its event time alone.
+    """
+    table = _rows(place, held, bucket)
+    table = assembly.with_superseded(table if held.parts else _numbered(table, 0), dataset(plan, name))
+    if SUPERSEDED not in table.column_names:
+        return "", 0
+    table = table.select([POSITION, SUPERSEDED]).filter(pc.less(table[SUPERSEDED], keys.NEVER))
+    return scratch.write(_scratch(place), [table]), table.num_rows
 
 
 def spine(place: Place, plan: Plan, left: Held, right: Held, bucket: int) -> tuple[str, list[tuple[int, int]]]:
@@ -203,9 +226,22 @@ def dataset(plan: Plan, name: str) -> Dataset:
 
 
 def _rows(place: Place, held: Held, bucket: int) -> pa.Table:
-    if not held.parts:
-        return assembly.load(held.files)
-    return pa.concat_tables([scratch.read(_scratch(place), digest, bucket) for digest in held.parts])
+    if held.parts:
+        tables = [scratch.read(_scratch(place), digest, bucket) for digest in held.parts]
+        return pa.concat_tables(tables)
+    table = assembly.load(held.files)
+    if not held.corrected:
+        return table
+    found = pa.concat_tables([scratch.read(_scratch(place), digest, 0) for digest in held.corrected])
+    superseded = np.full(table.num_rows, keys.NEVER, dtype=np.int64)
+    numbers = found[POSITION].to_numpy() - held.first
+    mine = (numbers >= 0) & (numbers < len(superseded))
+    superseded[numbers[mine]] = found[SUPERSEDED].to_numpy()[mine]
+    return table.append_column(SUPERSEDED, pa.array(superseded))
+
+
+def _numbered(table: pa.Table, first: int) -> pa.Table:
+    return table.append_column(POSITION, pa.array(np.arange(first, first + table.num_rows)))
 
 
 def _slice(place: Place, part: Slice, columns: Sequence[str] | None = None) -> pa.Table:

@@ -14,8 +14,8 @@ import pytest
 from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.parity_pb2 import FeatureValue, ParityDifference, ServedFeatures
 from services.features import parity
-from tests.integration.features.test_features import wide_view
 from tests.integration.features.world import World, at, ends, random_trips, trips, values
+from tests.unit.features.wide import wide_view
 from tests.unit.tabular.declarations import feature_set
 
 DRIVERS = ["ann", "bob", "cem", "dan", ""]

@@ -1,5 +1,6 @@
 """Trips and their ends, made up at random, delivered late and out of order."""
 
+import hashlib
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -52,8 +53,13 @@ class World:
                     position = (await self.features.RegisterFeatureSet(feature_set)).position
         return position
 
-    async def send(self, dataset: Dataset, rows: Sequence[dict[str, Any]], batch_rows: int = 20) -> int:
-        """Ingest rows in batches, in the order given; return the position of the last."""
+    async def send(
+        self, dataset: Dataset, rows: Sequence[dict[str, Any]], batch_rows: int = 20, prefix: str = ""
+    ) -> int:
+        """Ingest rows in batches, in the order given; return the position of the last.
+
+        The same batch of the same prefix is the same batch, sent again.
+        """
         requests = []
         for start in range(0, len(rows), batch_rows):
             table = pa.Table.from_pylist(list(rows[start : start + batch_rows]), schema=arrow_schema(dataset))
@@ -61,7 +67,7 @@ class World:
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
             data = sink.getvalue().to_pybytes()
-            name = f"{rows[start]}"[:150]
+            name = prefix + hashlib.sha256(f"{rows[start]}".encode()).hexdigest()
             requests.append(ingest_api.IngestBatchesRequest(dataset=dataset.name, batch_id=name, arrow=data))
         return max([answer.position async for answer in self.ingest.IngestBatches(iter(requests))], default=0)
 

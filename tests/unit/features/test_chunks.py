@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from lineal.api.features.v1.feature_view_pb2 import AggregateFunction
 from services.features import chunks
-from services.features.chunks import Chunk, forgettable, grown
+from services.features.chunks import NO_EVENT, Chunk, forgettable, grown
 from services.features.packing import Layout, unpack
+from tabular.keys import NEVER
 from tabular.operators import LAG, SINCE_LAST, STATIC_TIME, Operator, Timeline
 
 WINDOW = 12
@@ -33,9 +35,9 @@ Row = tuple[int, int, float]
 
 
 def records(rows: list[Row]) -> npt.NDArray[np.int64]:
-    matrix = np.empty((len(rows), 3), dtype="<i8")
+    matrix = np.empty((len(rows), 4), dtype="<i8")
     for n, (event, delay, x) in enumerate(rows):
-        matrix[n] = event, event + delay, np.float64(x).view(np.int64)
+        matrix[n] = event, event + delay, NEVER, np.float64(x).view(np.int64)
     return matrix
 
 
@@ -48,10 +50,8 @@ class State:
 
     def add(self, rows: list[Row]) -> None:
         old = list(self.chunks.values())
-        for number, packed in grown(old[-1] if old else None, records(rows), []):
-            self.chunks[number] = Chunk(
-                number, packed.rows, packed.max_event, packed.max_available, packed.numbers, packed.texts
-            )
+        for chunk in grown(old[-1] if old else None, records(rows), []):
+            self.chunks[chunk.number] = chunk
         for number in forgettable(self.layout, list(self.chunks.values())):
             del self.chunks[number]
 
@@ -109,16 +109,18 @@ def test_lags_keep_as_many_known_chunks_as_they_look_back(monkeypatch: pytest.Mo
 
 
 def test_of_a_static_dataset_only_the_newest_chunk_is_kept() -> None:
-    static = [Chunk(n, chunks.CHUNK_ROWS, STATIC_TIME, STATIC_TIME) for n in range(3)]
+    static = [Chunk(n, chunks.CHUNK_ROWS, STATIC_TIME, STATIC_TIME, STATIC_TIME) for n in range(3)]
     assert forgettable(LAYOUT, static) == [0, 1]
+    static[2] = replace(static[2], lasting_event=NO_EVENT)
+    assert forgettable(LAYOUT, static) == [0]
 
 
 def test_chunks_are_filled_before_a_new_one_begins() -> None:
     rows: list[Row] = [(n, 0, float(n)) for n in range(300)]
     first = grown(None, records(rows[:100]), [])
-    assert [(n, p.rows) for n, p in first] == [(1, 100)]
-    packed = first[0][1]
-    last = Chunk(1, packed.rows, packed.max_event, packed.max_available, packed.numbers, packed.texts)
-    more = grown(last, records(rows[100:]), [])
-    assert [(n, p.rows) for n, p in more] == [(1, 128), (2, 128), (3, 44)]
-    assert b"".join(p.numbers for _, p in more) == records(rows).tobytes()
+    assert [(chunk.number, chunk.rows) for chunk in first] == [(1, 100)]
+    more = grown(first[0], records(rows[100:]), [])
+    assert [(chunk.number, chunk.rows) for chunk in more] == [(1, 128), (2, 128), (3, 44)]
+    assert b"".join(chunk.numbers for chunk in more) == records(rows).tobytes()
+    assert [chunks.place_of(row) for row in (0, 127, 128, 299)] == [(1, 0), (1, 127), (2, 0), (3, 43)]
+    assert (chunks.next_row(None), chunks.next_row(more[-1])) == (0, 300)
