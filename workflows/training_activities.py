@@ -110,8 +110,8 @@ class TrainingActivities:
                 run = progress.run
                 heart.say(f"{progress.stage}: {progress.steps_done} of {progress.steps or 'an unknown number'}")
         if run.state == RunState.RUN_STATE_COMPLETED:
-            # Those of groups have an attribute in brackets; the card has them as tables.
-            told = (f"{each.name} {each.value:.4f}" for each in run.metrics if "[" not in each.name)
+            # Those of groups have an attribute in braces; the card has them as tables.
+            told = (f"{each.name} {each.value:.4f}" for each in run.metrics if "{" not in each.name)
             return m.RunEnded(run.bundle_digest, "", ", ".join(told))
         return m.RunEnded("", run.failure or "it ended without saying why", "")
 

@@ -66,6 +66,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     parity.parity,
     look.sagas,
     look.bundles,
+    look.card,
     look.runs,
     log.events,
     log.lineage,

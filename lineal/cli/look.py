@@ -15,6 +15,7 @@ from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.api.trainer.v1.run_pb2 import RunState
 from lineal.cli.output import console, moment, options, plain, short, show
 from lineal.cli.work import connect
+from lineal.errors import LinealError
 from lineal.explain import View, differences
 from lineal.trace import Trace, served
 from lineal.trace import trace as follow
@@ -82,6 +83,21 @@ def bundles(model: Annotated[str, typer.Option(help="Only of this model.")] = ""
     show(list(found), ("bundle", "model", "state", "failed gates", "decided by"), rows)
 
 
+def card(bundle: Annotated[str, typer.Argument(help="Digest of a bundle, or its first characters.")]) -> None:
+    """Show the card of a bundle: how it was made, and what it showed on untouched rows, by group too."""
+    with connect() as client:
+        known = client.services.registry.call("ListBundles", registry_api.ListBundlesRequest()).bundles
+        digests = [each.digest for each in known if each.digest.startswith(bundle)]
+        if len(digests) > 1:
+            raise LinealError(f"{len(digests)} bundles begin with {bundle!r}; give more of the digest")
+        request = trainer_api.GetCardRequest(bundle_digest=digests[0] if digests else bundle)
+        text = client.services.trainer.call("GetCard", request).markdown
+    if options.json:
+        show({"markdown": text})
+    else:
+        console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+
+
 def runs(model: Annotated[str, typer.Option(help="Only of this model.")] = "") -> None:
     """List training runs, newest first."""
     with connect() as client:
@@ -144,7 +160,9 @@ def trace_tree(found: Trace) -> Tree:
         bundle.add(f"gate {gate.gate}: {gate.finding}")
     if found.run is not None:
         run = bundle.add(f"run {found.run.run_id}")
-        run.add(", ".join(f"{m.name} {m.value:.4f} [{m.lower:.4f}, {m.upper:.4f}]" for m in found.run.metrics))
+        # Those of groups have an attribute in braces; the card has them as tables.
+        whole = [metric for metric in found.run.metrics if "{" not in metric.name]
+        run.add(", ".join(f"{m.name} {m.value:.4f} [{m.lower:.4f}, {m.upper:.4f}]" for m in whole))
         training = run.add(f"training set {short(found.training_set.digest)}, {found.training_set.rows:,} rows")
         for snapshot in found.snapshots:
             text = (

@@ -39,8 +39,8 @@ def card(
         "",
     ]
     if bundle.metrics:
-        # Those of groups have an attribute in brackets, and tables of their own.
-        lines += ["## On untouched rows", "", *_metrics([m for m in bundle.metrics if "[" not in m.name]), ""]
+        # Those of groups have an attribute in braces, and tables of their own.
+        lines += ["## On untouched rows", "", *_metrics([m for m in bundle.metrics if "{" not in m.name]), ""]
     for attribute in groups:
         lines += [f"## By {attribute.attribute}", "", *_by_group(attribute), ""]
     if bundle.problem == "binary":

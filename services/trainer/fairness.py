@@ -39,13 +39,13 @@ class Groups:
     suppressed: int
 
     def metrics(self) -> list[MetricValue]:
-        """Return everything under names such as `auc[sex=1]` and `demographic_parity_difference[sex]`."""
+        """Return everything under names such as `auc{sex=1}` and `demographic_parity_difference{sex}`."""
         found = []
         for group in self.groups:
-            where = f"[{self.attribute}={group.value}]"
+            where = f"{{{self.attribute}={group.value}}}"
             found += [MetricValue(f"rows{where}", float(group.rows), float(group.rows), float(group.rows))]
             found += [_named(metric, where) for metric in group.metrics]
-        found += [_named(metric, f"[{self.attribute}]") for metric in self.differences]
+        found += [_named(metric, f"{{{self.attribute}}}") for metric in self.differences]
         # What cannot be said, such as a share of no hits, is left out.
         return [metric for metric in found if np.isfinite([metric.value, metric.lower, metric.upper]).all()]
 

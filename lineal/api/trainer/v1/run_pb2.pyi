@@ -145,7 +145,7 @@ class Metric(_message.Message):
     UPPER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: auc, average_precision, brier, log_loss, ece, rmse, mae. Those of a group of a protected attribute name it in
-    brackets, `auc[sex=1]`, and so do differences between its groups, `demographic_parity_difference[sex]`.
+    braces, `auc{sex=1}`, and so do differences between its groups, `demographic_parity_difference{sex}`.
     """
     value: _builtins.float
     """Its value."""
