@@ -12,7 +12,7 @@ from services.features.settings import Settings
 from services.features.steps import Plan
 from tabular.parquet import to_parquet
 from tabular.schema import arrow_schema
-from tests.integration.features.world import random_trips
+from tests.integration.features.world import corrections, random_trips
 from tests.unit.tabular.declarations import ends, feature_set, trips, view
 
 
@@ -21,13 +21,14 @@ def settings(folder: Path, workers: int = 2) -> Settings:
     return Settings(data_dir=folder, artifacts_url=str(folder / "artifacts"), dask_workers=workers)
 
 
-def planned(folder: Path, count: int, batch_rows: int = 100) -> Plan:
-    """Write snapshots of random trips and return what is to be built of them."""
+def planned(folder: Path, count: int, batch_rows: int = 100, corrected: int = 0) -> Plan:
+    """Write snapshots of random trips, some ends corrected, and return what is to be built of them."""
     store = LocalArtifactStore(folder / "artifacts")
     digests = {}
-    for dataset, rows in zip((trips(), ends()), random_trips(seed=6, count=count), strict=True):
+    started, ended = random_trips(seed=6, count=count)
+    for dataset, rows in ((trips(), started), (ends(), [*ended, *corrections(7, ended, corrected)])):
         table = pa.Table.from_pylist(rows, schema=arrow_schema(dataset))
-        batches = [table.slice(start, batch_rows) for start in range(0, count, batch_rows)]
+        batches = [table.slice(start, batch_rows) for start in range(0, len(rows), batch_rows)]
         files = [{"digest": store.put(to_parquet(batch)), "rows": batch.num_rows} for batch in batches]
         declaration = MessageToDict(dataset, preserving_proto_field_name=True)
         manifest = {"kind": "lineal.snapshot", "dataset": dataset.name, "declaration": declaration, "files": files}

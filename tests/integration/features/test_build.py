@@ -44,11 +44,12 @@ def ignore(stage: str, done: int, steps: int) -> None:
     del stage, done, steps
 
 
+@pytest.mark.parametrize("corrected", [0, 300])
 def test_buckets_and_slices_give_the_rows_of_one_task(
-    cluster: tuple[Path, Compute], monkeypatch: pytest.MonkeyPatch
+    cluster: tuple[Path, Compute], monkeypatch: pytest.MonkeyPatch, corrected: int
 ) -> None:
     folder, own = cluster
-    plan = planned(folder, ROWS)
+    plan = planned(folder, ROWS, corrected=corrected)
     whole = own.build(plan, ignore)
     monkeypatch.setattr(compute, "_ROWS_PER_LOAD", 500)
     monkeypatch.setattr(compute, "_ROWS_PER_SPINE_BUCKET", 400)

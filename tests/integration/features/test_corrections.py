@@ -1,7 +1,6 @@
 """Corrections through the running services: a later row of the same row key takes the place of the one before."""
 
 import json
-import random
 from datetime import timedelta
 from typing import Any
 
@@ -10,31 +9,12 @@ import pytest
 from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.parity_pb2 import FeatureValue, ServedFeatures
 from tests.integration.features.test_features import compare, explained
-from tests.integration.features.world import World, at, ends, random_trips, trips, values
+from tests.integration.features.world import World, at, corrections, ends, random_trips, trips, values
 from tests.unit.features.wide import wide_view
 from tests.unit.tabular.declarations import feature_set, view
 
 Row = dict[str, Any]
 DRIVERS = ["ann", "bob", "cem"]
-
-
-def corrections(seed: int, rows: list[Row], count: int) -> list[Row]:
-    """Correct rows, some twice: other values, other drivers, moved in time, told earlier; some are only repeated."""
-    rng = random.Random(seed)
-    changed = []
-    for row in rng.choices(rows, k=count):
-        kind = rng.choice(["value", "driver", "moved", "earlier", "repeated"])
-        told = row["told"] + timedelta(seconds=rng.randrange(0, 120))
-        if kind == "repeated":
-            changed.append(dict(row))
-        elif kind == "driver":
-            changed.append({**row, "driver": rng.choice([*DRIVERS, None]), "told": told})
-        elif kind == "moved":
-            changed.append({**row, "landed": row["landed"] + timedelta(seconds=rng.randrange(-60, 60)), "told": told})
-        else:
-            told = row["told"] - timedelta(seconds=20) if kind == "earlier" else told
-            changed.append({**row, "delay": rng.gauss(10, 20), "told": told})
-    return changed
 
 
 def holding(rows: list[Row], driver: str, cutoff: Any) -> list[Row]:

@@ -131,9 +131,28 @@ def random_trips(seed: int, count: int) -> tuple[list[dict[str, Any]], list[dict
     return started, ended
 
 
+def corrections(seed: int, rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Correct rows, some twice: other values, other drivers, moved in time, told earlier; some are only repeated."""
+    rng = random.Random(seed)
+    changed = []
+    for row in rng.choices(rows, k=count):
+        kind = rng.choice(["value", "driver", "moved", "earlier", "repeated"])
+        told = row["told"] + timedelta(seconds=rng.randrange(0, 120))
+        if kind == "repeated":
+            changed.append(dict(row))
+        elif kind == "driver":
+            changed.append({**row, "driver": rng.choice(["ann", "bob", "cem", None]), "told": told})
+        elif kind == "moved":
+            changed.append({**row, "landed": row["landed"] + timedelta(seconds=rng.randrange(-60, 60)), "told": told})
+        else:
+            told = row["told"] - timedelta(seconds=20) if kind == "earlier" else told
+            changed.append({**row, "delay": rng.gauss(10, 20), "told": told})
+    return changed
+
+
 def values(column: Any) -> list[Any]:
     """Return a column's values with None for null."""
     return [None if isinstance(v, float) and np.isnan(v) else v for v in columns.to_numpy(column).tolist()]
 
 
-__all__ = ["World", "at", "ends", "random_trips", "trips", "values"]
+__all__ = ["World", "at", "corrections", "ends", "random_trips", "trips", "values"]
