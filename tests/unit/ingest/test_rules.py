@@ -10,7 +10,7 @@ from google.protobuf.text_format import Parse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lineal.api.ingest.v1.dataset_pb2 import Dataset
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, Sensitivity
 from lineal.api.ingest.v1.rules_pb2 import Comparison, Operator, Rule
 from services.ingest.distribution import judge, psi, summary
 from services.ingest.rules import broken, described, reference_violations, rule_violations
@@ -162,6 +162,10 @@ def test_a_reference_needs_its_dataset_and_a_column_of_the_same_type() -> None:
     assert [v.field for v in reference_violations(declared, {"o": legs()})] == ["rules[0].reference.other_column"]
     declared.rules[0].reference.other_column = "plane"
     assert reference_violations(declared, {"o": legs()}) == []
+    protected = legs()
+    for field in protected.fields:
+        field.sensitivity = Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE
+    assert "vault" in reference_violations(declared, {"o": protected})[0].description
 
 
 def test_a_batch_unlike_the_reference_is_refused_as_a_whole() -> None:

@@ -138,6 +138,24 @@ def test_a_protected_attribute_is_never_a_feature() -> None:
     assert [v.field for v in found] == ["request_features[0].column"]
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "path"),
+    [
+        ("trips", "driver", "view_features[0].keys"),
+        ("trips", "trip", "label.key[0]"),
+        ("ends", "trip", "label.key[0]"),
+        ("ends", "delay", "label.column"),
+    ],
+)
+def test_nothing_is_joined_by_or_learnt_from_a_protected_attribute(name: str, column: str, path: str) -> None:
+    datasets = {"trips": trips(), "ends": ends()}
+    field = definitions.field_of(datasets[name], column)
+    assert field is not None
+    field.sensitivity = Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE
+    found = definitions.set_violations(feature_set(), datasets, VIEWS)
+    assert [(v.field, "vault" in v.description) for v in found] == [(path, True)]
+
+
 def test_a_static_spine_takes_static_views_only() -> None:
     static = trips()
     static.event_time = static.available_time = ""
