@@ -82,7 +82,7 @@ _chunks = Table(
 _versions = Table(
     "online_versions",
     metadata,
-    # A hash of the view and the row key: there is one for each row that was ever accepted.
+    # View and row key, as bytes: there is one for each row that was ever accepted.
     Column("id", LargeBinary, primary_key=True),
     Column("body", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
@@ -174,6 +174,7 @@ class StoredView:
     def __init__(self, connection: Connection, version: str) -> None:
         self._connection = connection
         self._view = version
+        self._ids: dict[str, bytes] = {}
         self._there: set[bytes] = set()
 
     def tails(self, entities: Sequence[str]) -> dict[str, list[Chunk]]:
@@ -204,7 +205,8 @@ class StoredView:
 
     def versions(self, row_keys: Sequence[str]) -> dict[str, list[Version]]:
         """Return the versions of rows by row key, in log order."""
-        ids = {version_id(self._view, key): key for key in row_keys}
+        self._ids = {key: version_id(self._view, key) for key in row_keys}
+        ids = {id_: key for key, id_ in self._ids.items()}
         found = {}
         for part in _parts(list(ids)):
             query = select(_versions.c.id, _versions.c.body).where(_versions.c.id.in_(part))
@@ -215,7 +217,7 @@ class StoredView:
 
     def keep(self, versions: Mapping[str, Sequence[Version]]) -> None:
         """Write down the versions of rows, of which those that were there were read before."""
-        rows = [{"_id": version_id(self._view, key), "_body": encoded(found)} for key, found in versions.items()]
+        rows = [{"_id": self._ids[key], "_body": encoded(found)} for key, found in versions.items()]
         again = [row for row in rows if row["_id"] in self._there]
         new = [{"id": row["_id"], "body": row["_body"]} for row in rows if row["_id"] not in self._there]
         if again:
