@@ -309,7 +309,7 @@ class _Ahead:
     def _read(self, places: Sequence[tuple[str, int]]) -> None:
         asked = [(self._store.state(self._view, entity), [f"n{n}", f"t{n}"]) for entity, n in places]
         for (entity, n), (numbers, texts) in zip(places, self._store.all("hmget", asked), strict=True):
-            self._chunks[entity][n] = replace(self._chunks[entity][n], numbers=numbers, texts=texts or b"")
+            self._chunks[entity][n] = replace(self._chunks[entity][n], numbers=numbers or b"", texts=texts or b"")
 
 
 def _writing(state: str, held: dict[int, Chunk], gone: set[int]) -> Callable[[Pipeline], Any]:

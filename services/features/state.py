@@ -131,10 +131,8 @@ def changes(
             if version.entity is not None and before.get(version, NEVER) != time:
                 superseded.setdefault(version.entity, {})[version.row] = time
 
-    for entity, rows in places.items():
-        for number, time in superseded.get(entity, {}).items():
-            if number >= first[entity]:
-                records[rows[number - first[entity]], SUPERSEDED] = time
+    for row, number in numbers.items():
+        records[row, SUPERSEDED] = superseded.get(str(entities[row]), {}).get(number, NEVER)
     corrected = _corrected(view, stored, there, first, superseded)
     changed = []
     for entity in dict.fromkeys([*places, *corrected]):
@@ -185,7 +183,8 @@ def _corrected(
     held |= stored.whole([key for key in times if key not in held])
     corrected: dict[str, dict[int, Chunk]] = {}
     for (entity, number), found in times.items():
-        if (entity, number) in held:
+        # Without bytes it was forgotten while it was read, by another replica.
+        if (entity, number) in held and held[entity, number].numbers:
             chunk = chunks.superseded(held[entity, number], found, view.layout)
             corrected.setdefault(entity, {})[number] = chunk
     return corrected
