@@ -10,7 +10,7 @@ from chassis.errors import NotFound, RuleViolated
 from lineal.notes import Checkpoint, NoteWrong, verified
 from services.lineage.keys import Keys
 from services.lineage.store import EventStore, Stored
-from services.lineage.tree import Tree
+from services.lineage.tree import Tree, tile_of
 from services.lineage.writer import Writer
 
 _LATEST = "checkpoint"
@@ -58,9 +58,10 @@ class Proofs:
 
     def _inclusion(self, position: int, size: int) -> tuple[Stored, Sequence[bytes], str]:
         with self._store.together():
-            found = self._store.at(position)
+            found, leaves = self._store.in_tile(position, *tile_of(position - 1, size))
+            path = self._tree.inclusion(position - 1, size, leaves)
             assert found is not None
-            return found, self._tree.inclusion(position - 1, size), self._signed(size)
+            return found, path, self._signed(size)
 
     def _signed(self, size: int) -> str:
         return self.keys.current.sign(Checkpoint(self.keys.origin, size, self._tree.root(size)).text())

@@ -4,12 +4,12 @@
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, or_, select
+from sqlalchemy import Connection, Select, bindparam, case, func, or_, select
 
 from chassis.artifacts import ArtifactStore
 from chassis.databases import Database, open_database
@@ -29,7 +29,12 @@ _STORED = (
 )
 _PAGE_BYTES = 1024 * 1024
 # Every proof reads these, and to build a query takes longer than to run one of them.
-_AT = select(*_STORED).where(events.c.position == bindparam("position"))
+_RECORD = case((events.c.position == bindparam("position"), events.c.record))
+_TILE = (
+    select(*(_RECORD if column is events.c.record else column for column in _STORED))
+    .where(events.c.position > bindparam("start"), events.c.position <= bindparam("end"))
+    .order_by(events.c.position)
+)
 _LEAF_HASHES = (
     select(events.c.leaf_hash)
     .where(events.c.position > bindparam("start"), events.c.position <= bindparam("end"))
@@ -128,7 +133,16 @@ class EventStore:
 
     def at(self, position: int) -> Stored | None:
         """Return the record at a position."""
-        return self._one(_AT, position=position)
+        return self._one(select(*_STORED).where(events.c.position == position))
+
+    def in_tile(self, position: int, start: int, end: int) -> tuple[Stored | None, list[bytes]]:
+        """Return the record at a position and the leaf hashes of the positions from `start` + 1 to `end`."""
+        with self._connected() as connection:
+            rows = connection.execute(_TILE, {"position": position, "start": start, "end": end}).all()
+        found = [
+            Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])) for row in rows if row[0] == position
+        ]
+        return self.sealed.filled(found[0]) if found else None, [bytes(row[5]) for row in rows]
 
     def by_event_id(self, event_id: bytes) -> Stored | None:
         """Return the record of an event."""
@@ -187,17 +201,15 @@ class EventStore:
         with self._single.begin() as connection:
             return int(connection.execute(query).scalar_one() or 0)
 
-    def _one(self, query: Select[Any], **values: int) -> Stored | None:
-        records, _ = self._read(query, 1, values)
+    def _one(self, query: Select[Any]) -> Stored | None:
+        records, _ = self._read(query, 1)
         return records[0] if records else None
 
-    def _read(
-        self, query: Select[Any], limit: int, values: Mapping[str, int] | None = None
-    ) -> tuple[list[Stored], bool]:
+    def _read(self, query: Select[Any], limit: int) -> tuple[list[Stored], bool]:
         records: list[Stored] = []
         size = 0
-        with self._connected() as connection:
-            for row in connection.execute(query, values):
+        with self._single.begin() as connection:
+            for row in connection.execute(query):
                 records.append(Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])))
                 size += len(records[-1].record)
                 if size >= _PAGE_BYTES:

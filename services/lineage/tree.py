@@ -5,7 +5,7 @@ completes them; whatever lies between is hashed from 16 of them at most. So a pr
 one tile of leaves and one of level 4, and the few above are in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -14,11 +14,9 @@ from lineal.merkle import Growing, Node
 
 TILE_LEVELS = 4
 TILE = 1 << TILE_LEVELS
-# Full tiles never change. Those above the leaves, 20 MiB at most, are all of a log of two million events; those of
-# leaves are kept for proofs of neighbours, and must not drive the others out.
+# Full tiles never change. Those above the leaves, 20 MiB at most, are all of a log of two million events.
 _CACHED_TILES = 8192
-_CACHED_LEAF_TILES = 256
-# Nor do full subtrees in a tile that still grows, which are in nearly every proof.
+# Nor do full subtrees in a tile that still grows, which are in nearly every proof, or of leaves.
 _CACHED_NODES = 1024
 
 
@@ -44,37 +42,40 @@ class Tree:
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
         self._full_tile = lru_cache(_CACHED_TILES)(self._read_tile)
-        self._full_leaf_tile = lru_cache(_CACHED_LEAF_TILES)(self._read_tile)
-        self._growing_node = lru_cache(_CACHED_NODES)(self._read_node)
+        self._node = lru_cache(_CACHED_NODES)(self._read_node)
 
     def root(self, size: int) -> bytes:
         """Return the root over the first `size` leaves."""
         return merkle.root_of_peaks([self._hash(node, size) for node in merkle.peaks(size)])
 
-    def inclusion(self, index: int, size: int) -> list[bytes]:
-        """Return the proof that leaf `index` is in the tree of `size` leaves."""
-        return self._path(merkle.inclusion_ranges(index, size), size)
+    def inclusion(self, index: int, size: int, tile: Sequence[bytes]) -> list[bytes]:
+        """Return the proof that leaf `index` is in the tree of `size` leaves; `tile` are the hashes of `tile_of` it."""
+        start, end = tile_of(index, size)
+        _check_read(0, start, end, tile)
+        levels = merkle.levels(tile)
+
+        def hashed(node: Node) -> bytes:
+            if node.level < TILE_LEVELS and start <= node.index << node.level < end:
+                return levels[node.level][node.index - (start >> node.level)]
+            return self._hash(node, size)
+
+        return _path(merkle.inclusion_ranges(index, size), hashed)
 
     def consistency(self, old: int, size: int) -> list[bytes]:
         """Return the proof that the tree of `old` leaves is the beginning of the one of `size`."""
-        return self._path(merkle.consistency_ranges(old, size), size)
+        return _path(merkle.consistency_ranges(old, size), lambda node: self._hash(node, size))
 
     def growing(self, size: int) -> Growing:
         """Return the tree of `size` leaves, ready to grow."""
         return Growing(size, [self._hash(node, size) for node in merkle.peaks(size)])
 
-    def _path(self, ranges: Sequence[merkle.Range], size: int) -> list[bytes]:
-        return [merkle.root_of_peaks([self._hash(node, size) for node in merkle.nodes_of(part)]) for part in ranges]
-
     def _hash(self, node: Node, size: int) -> bytes:
         base = node.level // TILE_LEVELS * TILE_LEVELS
         start = node.index << node.level - base
-        end = node.index + 1 << node.level - base
         tile = start // TILE
-        if (tile + 1) * TILE << base <= size:
-            levels = self._full_tile(base, tile) if base else self._full_leaf_tile(base, tile)
-            return levels[node.level - base][node.index % (TILE >> node.level - base)]
-        return self._growing_node(base, start, end)
+        if base and (tile + 1) * TILE << base <= size:
+            return self._full_tile(base, tile)[node.level - base][node.index % (TILE >> node.level - base)]
+        return self._node(base, start, node.index + 1 << node.level - base)
 
     def _read_tile(self, base: int, tile: int) -> list[list[bytes]]:
         return merkle.levels(self._read(base, tile * TILE, (tile + 1) * TILE))
@@ -84,14 +85,28 @@ class Tree:
 
     def _read(self, base: int, start: int, end: int) -> list[bytes]:
         found = self._hashes.node_hashes(base, start, end) if base else self._hashes.leaf_hashes(start, end)
-        if len(found) != end - start:
-            raise TreeIncomplete(
-                f"the tree lacks nodes {start} to {end} of level {base}: the database was changed or restored in part; "
-                "restore it as a whole"
-            )
+        _check_read(base, start, end, found)
         return found
+
+
+def tile_of(index: int, size: int) -> merkle.Range:
+    """Return the leaves that share a tile with one in a tree of `size` leaves."""
+    start = index // TILE * TILE
+    return start, min(start + TILE, size)
 
 
 def kept(completed: Sequence[tuple[Node, bytes]]) -> Sequence[tuple[Node, bytes]]:
     """Return those of the nodes above a leaf, which come level by level from the first, that are stored."""
     return completed[TILE_LEVELS - 1 :: TILE_LEVELS]
+
+
+def _path(ranges: Sequence[merkle.Range], hashed: Callable[[Node], bytes]) -> list[bytes]:
+    return [merkle.root_of_peaks([hashed(node) for node in merkle.nodes_of(part)]) for part in ranges]
+
+
+def _check_read(base: int, start: int, end: int, found: Sequence[bytes]) -> None:
+    if len(found) != end - start:
+        raise TreeIncomplete(
+            f"the tree lacks nodes {start} to {end} of level {base}: the database was changed or restored in part; "
+            "restore it as a whole"
+        )
