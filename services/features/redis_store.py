@@ -293,7 +293,8 @@ class _Ahead:
             held = self._chunks[change.entity]
             held |= {chunk.number: chunk for chunk in (*change.rewritten, *change.new)}
             for number in change.forgotten:
-                del held[number]
+                # A chunk that this batch began may be forgotten at once.
+                held.pop(number, None)
                 self._gone.setdefault(change.entity, set()).add(number)
 
     def commands(self) -> Iterator[Callable[[Pipeline], Any]]:

@@ -41,6 +41,33 @@ async def test_two_replicas_apply_each_event_once(redis_url: str, tmp_path: Path
         await replica.close()
 
 
+async def test_a_batch_so_long_that_its_own_beginning_is_forgotten(redis_url: str, tmp_path: Path) -> None:
+    log, artifacts = InMemoryLog(), LocalArtifactStore(tmp_path)
+    registered = FeatureViewRegistered(feature_view=view(), version=version(view()))
+    rows = [
+        {"trip": str(n), "driver": "ann", "delay": 1.0, "weather": "sun", "landed": at(n * 3600), "told": at(n * 3600)}
+        for n in range(1000)
+    ]
+    for part in (rows[:1], rows[1:]):
+        digest = artifacts.put(to_parquet(pa.Table.from_pylist(part, schema=arrow_schema(ends()))))
+        batch = BatchAccepted(dataset="ends", batch_id=part[0]["trip"], accepted_digest=digest)
+        before = [DatasetRegistered(dataset=ends(), schema_version=1), registered] if part == rows[:1] else []
+        for event in (*before, batch):
+            await log.append("s", [event], request_id=new_request_id(), expected_revision=None)
+    store = RedisOnlineStore(redis_url, log, artifacts)
+    task = asyncio.create_task(store.run())
+    waiting = asyncio.create_task(store.wait_for(await log.head()))
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    assert waiting.done()
+    assert not task.done()
+    key = (registered.version, '["ann"]')
+    kept = store.states([key])[key]
+    assert 0 < len(kept[1].splitlines()) < len(rows)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await store.close()
+
+
 async def test_lost_state_is_noticed(redis_url: str) -> None:
     log = InMemoryLog()
     declared = DatasetRegistered(dataset=ends(), schema_version=1)
