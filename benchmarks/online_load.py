@@ -1,0 +1,212 @@
+"""Clients of online features, in a process of their own; prints JSON.
+
+`fill` declares everything and sends the first rows; `stream` sends those after, so many a second, and reads each back;
+`grpc` and `http` read for some seconds as fast as they are answered. TAILS is a file with a line per tail number.
+
+`python -m benchmarks.online_load fill INGEST FEATURES ROWS`
+`python -m benchmarks.online_load stream INGEST FEATURES FIRST ROWS RATE`
+`python -m benchmarks.online_load grpc|http ADDRESS TAILS CUTOFF CLIENTS ENTITIES SECONDS`
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import landings
+from benchmarks.http_wire import Connections
+from benchmarks.wire import Connection
+from lineal.api.features.v1 import features_service_pb2 as features_api
+from lineal.api.features.v1.features_service_pb2_grpc import FeaturesServiceStub
+from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
+from lineal.api.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from lineal.channel import open_aio_channel
+from lineal.frames import ipc
+
+GET = "/lineal.api.features.v1.FeaturesService/GetOnlineFeatures"
+_BATCH_ROWS = 20_000
+_STREAM_ROWS = 50
+_REQUESTS = 2_000
+_WARM_SECONDS = 1.0
+_SECONDS = 600.0
+_METADATA = (("x-lineal-actor", "person:benchmark"), ("x-lineal-correlation-id", str(uuid.uuid4())))
+
+
+def asked(tails: list[str], cutoffs: list[int], position: int = 0) -> features_api.GetOnlineFeaturesRequest:
+    """Return the question for the ten features of some tails."""
+    request = features_api.GetOnlineFeaturesRequest(
+        feature_set=landings.FEATURE_SET, cutoff_micros=cutoffs, min_position=position
+    )
+    request.entities.add(name="tailnum").strings.values.extend(tails)
+    return request
+
+
+async def fill(ingest: str, features: str, rows: int) -> dict[str, Any]:
+    """Declare everything and send the first rows; return once they are online, with the tails and the last instant."""
+    table = landings.landings().slice(0, rows)
+    async with open_aio_channel(ingest) as to_ingest, open_aio_channel(features) as to_features:
+        receiver: Any = IngestServiceStub(to_ingest)
+        store: Any = FeaturesServiceStub(to_features)
+        for dataset in landings.datasets():
+            request = ingest_api.RegisterDatasetRequest(request_id=str(uuid.uuid4()), dataset=dataset)
+            await receiver.RegisterDataset(request)
+        for view in landings.views():
+            view_request = features_api.RegisterFeatureViewRequest(request_id=str(uuid.uuid4()), feature_view=view)
+            declared = await store.RegisterFeatureView(view_request)
+        set_request = features_api.RegisterFeatureSetRequest(
+            request_id=str(uuid.uuid4()), feature_set=landings.feature_set(), min_position=declared.position
+        )
+        await store.RegisterFeatureSet(set_request)
+        requests = [
+            ingest_api.IngestBatchesRequest(
+                dataset=landings.DATASET, batch_id=f"fill-{first}", arrow=ipc(table.slice(first, _BATCH_ROWS))
+            )
+            for first in range(0, rows, _BATCH_ROWS)
+        ]
+        position = 0
+        async for answer in receiver.IngestBatches(iter(requests), timeout=_SECONDS):
+            position = answer.position
+        tails = sorted(set(table["tailnum"].to_pylist()))
+        cutoff = landings.micros(table["available_time"])[-1]
+        began = time.perf_counter()
+        found = await store.GetOnlineFeatures(asked(tails, [cutoff], position), timeout=_SECONDS)
+        seconds = time.perf_counter() - began
+    columns = {column.name: list(column.doubles.values) for column in found.columns}
+    return {"tails": tails, "cutoff": cutoff, "columns": columns, "waited": seconds}
+
+
+async def stream(ingest: str, features: str, first: int, rows: int, rate: int) -> dict[str, Any]:
+    """Send rows at a rate; for each, how long from its acknowledgement until an answer had counted it, in ms.
+
+    The question names the batch's log position, so it is answered as soon as features has applied it. A landing that
+    is counted is the tail's latest at its own instant: nothing passed since.
+    """
+    table = landings.landings().slice(first, rows)
+    tails, times = table["tailnum"].to_pylist(), landings.micros(table["event_time"])
+    parts = range(0, rows, _STREAM_ROWS)
+    bodies = [ipc(table.slice(part, _STREAM_ROWS)) for part in parts]
+    latencies: list[float] = []
+    late: list[float] = []
+    invisible = 0
+    async with open_aio_channel(ingest) as to_ingest, open_aio_channel(features) as to_features:
+        receiver: Any = IngestServiceStub(to_ingest)
+        store: Any = FeaturesServiceStub(to_features)
+        await to_features.channel_ready()
+        begin = time.perf_counter()
+
+        async def paced() -> AsyncIterator[ingest_api.IngestBatchesRequest]:
+            for part, body in zip(parts, bodies, strict=True):
+                left = begin + part / rate - time.perf_counter()
+                await asyncio.sleep(max(0.0, left))
+                late.append(-min(0.0, left))
+                yield ingest_api.IngestBatchesRequest(dataset=landings.DATASET, batch_id=f"row-{part}", arrow=body)
+
+        async def read(part: int, position: int, accepted: float) -> None:
+            nonlocal invisible
+            mine = slice(part, part + _STREAM_ROWS)
+            request = asked(tails[mine], times[mine], position)
+            found = await store.GetOnlineFeatures(request, timeout=_SECONDS, metadata=_METADATA)
+            elapsed = (time.perf_counter() - accepted) * 1000
+            (since,) = (column for column in found.columns if column.name.endswith("since_last"))
+            latencies.extend([elapsed] * len(since.doubles.values))
+            invisible += sum(value != 0.0 for value in since.doubles.values)
+
+        async with asyncio.TaskGroup() as reads:
+            async for answer in receiver.IngestBatches(paced(), timeout=_SECONDS, metadata=_METADATA):
+                accepted = time.perf_counter()
+                reads.create_task(read(int(answer.batch_id.removeprefix("row-")), answer.position, accepted))
+            seconds = accepted - begin
+    return {
+        "rate": rows / seconds,
+        "rows": len(latencies),
+        "invisible": invisible,
+        "late": max(late) * 1000,
+        **_percentiles(latencies),
+    }
+
+
+def grpc_reads(address: str, bodies: list[bytes], clients: int, seconds: float) -> dict[str, float]:
+    """Read through gRPC."""
+    loop = _Loop(bodies, clients, seconds)
+    with closing(Connection(address, GET, dict(_METADATA), loop.answered)) as connection:
+        return loop.run(connection.call, connection.run)
+
+
+def http_reads(address: str, bodies: list[bytes], clients: int, seconds: float) -> dict[str, float]:
+    """Read from Feast's feature server."""
+    loop = _Loop(bodies, clients, seconds)
+    with closing(Connections(address, "/get-online-features", clients, loop.answered)) as connections:
+        return loop.run(connections.call, connections.run)
+
+
+class _Loop:
+    """Clients that ask again once they are answered."""
+
+    def __init__(self, bodies: list[bytes], clients: int, seconds: float) -> None:
+        self._bodies = bodies
+        self._next = 0
+        self._started = [0.0] * clients
+        self._seconds = seconds
+        self._latencies: list[float] = []
+        self._begin = self._end = 0.0
+
+    def run(self, call: Callable[[int, bytes], None], run: Callable[[], None]) -> dict[str, float]:
+        """Ask for the time given, after warming up; the rate of answers, and how long they took, in ms."""
+        self._call = call
+        self._begin = time.perf_counter() + _WARM_SECONDS
+        self._end = self._begin + self._seconds
+        for number in range(len(self._started)):
+            self._ask(number)
+        run()
+        return {"rate": len(self._latencies) / self._seconds, **_percentiles(self._latencies, scale=1000)}
+
+    def answered(self, number: int, _: bytes) -> None:
+        """Note an answer and ask again."""
+        now = time.perf_counter()
+        if self._begin <= now < self._end:
+            self._latencies.append(now - self._started[number])
+        if now < self._end:
+            self._ask(number)
+
+    def _ask(self, number: int) -> None:
+        self._next = (self._next + 1) % len(self._bodies)
+        self._started[number] = time.perf_counter()
+        self._call(number, self._bodies[self._next])
+
+
+def _bodies(kind: str, tails: list[str], cutoff: int, entities: int) -> list[bytes]:
+    anywhere = random.Random(entities)
+    picked = [anywhere.sample(tails, entities) for _ in range(_REQUESTS)]
+    if kind == "grpc":
+        return [asked(some, [cutoff]).SerializeToString() for some in picked]
+    return [json.dumps({"feature_service": "tail", "entities": {"tailnum": some}}).encode() for some in picked]
+
+
+def _percentiles(latencies: list[float], scale: float = 1) -> dict[str, float]:
+    return {f"p{p}": float(np.percentile(latencies, p)) * scale for p in (50, 99)}
+
+
+def _run(kind: str, *arguments: str) -> dict[str, Any]:
+    match kind, arguments:
+        case "fill", (ingest, features, rows):
+            return asyncio.run(fill(ingest, features, int(rows)))
+        case "stream", (ingest, features, first, rows, rate):
+            return asyncio.run(stream(ingest, features, int(first), int(rows), int(rate)))
+        case (("grpc" | "http"), (address, tails, cutoff, clients, entities, seconds)):
+            names = Path(tails).read_text(encoding="utf-8").split()
+            bodies = _bodies(kind, names, int(cutoff), int(entities))
+            reads = grpc_reads if kind == "grpc" else http_reads
+            return reads(address, bodies, int(clients), float(seconds))
+    raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_run(*sys.argv[1:])))
