@@ -11,6 +11,7 @@ import grpc.aio
 
 from chassis.calls import Call, Metadata, ServerCall, failed
 from chassis.errors import LinealError
+from chassis.statuses import error_of
 from chassis.telemetry import Telemetry
 
 Handler = Any
@@ -117,6 +118,9 @@ async def _answer_error(call: Call, error: BaseException, context: Context) -> N
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{call.method}: {error}; send a deadline of your own")
     if not isinstance(error, Exception):
         raise error
+    if isinstance(error, grpc.aio.AioRpcError):
+        # What a service behind this one refused is refused: whoever called tries again where that helps.
+        error = error_of(error) or error
     await context.abort_with_status(_Rich(failed(call, error), isinstance(error, LinealError)))
 
 

@@ -84,6 +84,22 @@ async def test_every_kind_of_call_hides_what_it_did_not_expect(tmp_path: Path, k
     assert "corr-7" in str(raised.value.details())
 
 
+async def test_what_a_service_behind_it_refused_is_refused(tmp_path: Path) -> None:
+    async def refuse(request: str) -> str:
+        raise Conflict("somebody was faster")
+
+    async with serving(tmp_path / "behind", refuse) as behind:
+
+        async def answer(request: str) -> str:
+            return await call(behind, "Unary", request)
+
+        async with serving(tmp_path / "front", answer) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call(channel, "Unary", "a")
+    assert raised.value.code() is grpc.StatusCode.ABORTED
+    assert raised.value.details() == "somebody was faster"
+
+
 async def test_field_violations_arrive_at_the_other_service(tmp_path: Path) -> None:
     async def answer(request: str) -> str:
         from chassis.errors import FieldViolation
