@@ -35,6 +35,7 @@ from lineal.profile import Profile
 from lineal.project import Definition, read_project
 from lineal.quarantine import Quarantine
 from lineal.registered import read_registered
+from lineal.retiring import retire
 from lineal.sending import Ingested as Ingested
 from lineal.sending import send
 
@@ -113,6 +114,10 @@ class Client:
         """
         definitions = read_project(Path(folder))
         return compare((d.message for d in definitions), read_registered(self.services, definitions))
+
+    def retire(self, kind: str, name: str, *, reason: str) -> int:
+        """Let nothing new use a definition, of a kind as project files have it; return the log position."""
+        return retire(self.services, kind, name, reason)
 
     def _register(self, definition: Definition) -> int:
         message, request_id = definition.message, new_request_id()

@@ -1,7 +1,7 @@
 """What `apply` would change: declarations of a project beside those that are registered. Messages in, a plan out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -21,11 +21,15 @@ class Change(StrEnum):
     NEW = "new"
     CHANGED = "changed"
     UNCHANGED = "unchanged"
+    BROUGHT_BACK = "brought back"
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What is registered now, by name; `set_versions` are the versions of the feature sets."""
+    """What is registered now, by name; `set_versions` are the versions of the feature sets.
+
+    `retired` is what of it is retired, by kind and name.
+    """
 
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     views: Mapping[str, FeatureView] = field(default_factory=dict)
@@ -33,6 +37,7 @@ class Registered:
     set_versions: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    retired: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Planned:
     """What becomes of one definition.
 
     `version` and `old_version` are of views and feature sets, empty for other kinds and where there is none;
-    `changed_views` are the views that give a feature set a new version; `unknown_views` are declared nowhere, so that
-    `apply` would refuse the feature set. `touched` is empty for what does not change.
+    `changed_views` are the views that give a feature set a new version; `unknown_views` are declared nowhere or
+    retired, so that `apply` would refuse the feature set. `touched` is empty for what does not change.
     """
 
     kind: str
@@ -108,6 +113,9 @@ def plan(declared: Iterable[Any], registered: Registered) -> Plan:
             case _:
                 filled = endpoint_with_defaults(message)
                 found = _by_content("Endpoint", registered.endpoints.get(message.name), filled, after)
+        if (found.kind, found.name) in registered.retired:
+            used_by = touched(found.kind, found.name, after)
+            found = replace(found, change=Change.BROUGHT_BACK, touched=used_by)
         planned.append(found)
     return Plan(tuple(planned))
 
@@ -134,12 +142,17 @@ def _applied(messages: Iterable[Any], before: Registered) -> Registered:
     of: dict[type[Any], dict[str, Any]] = {kind: {} for kind in (Dataset, FeatureView, FeatureSet, Model, Endpoint)}
     for message in messages:
         of[type(message)][message.name] = message
+
+    def joined(kind: type[Any], there: Mapping[str, Any]) -> dict[str, Any]:
+        standing = {name: each for name, each in there.items() if (kind.__name__, name) not in before.retired}
+        return {**standing, **of[kind]}
+
     return Registered(
-        datasets={**before.datasets, **of[Dataset]},
-        views={**before.views, **of[FeatureView]},
-        sets={**before.sets, **of[FeatureSet]},
-        models={**before.models, **of[Model]},
-        endpoints={**before.endpoints, **of[Endpoint]},
+        datasets=joined(Dataset, before.datasets),
+        views=joined(FeatureView, before.views),
+        sets=joined(FeatureSet, before.sets),
+        models=joined(Model, before.models),
+        endpoints=joined(Endpoint, before.endpoints),
     )
 
 

@@ -20,37 +20,37 @@ _PAGE = 1_000
 def read_registered(services: Services, definitions: Sequence[Definition]) -> Registered:
     """Return what is registered now: of datasets those of the project, of the other kinds all. Raises CallFailed.
 
-    The project's definitions and everything in features are as of the newest event of the log or later.
+    They are as of the newest event of the log or later.
     """
     names: dict[str, list[str]] = {}
     for definition in definitions:
         names.setdefault(definition.kind, []).append(definition.name)
     head = services.lineage.call("GetHead", lineage_api.GetHeadRequest()).position
+    asked = {"include_retired": True, "min_position": head}
     datasets = {}
+    retired: set[tuple[str, str]] = set()
     for name in names.get("Dataset", []):
         request = ingest_api.GetDatasetRequest(name=name, min_position=head)
         found = _if_there(services.ingest, "GetDataset", request)
         if found is not None:
             datasets[name] = found.dataset
-    # Views have no read that waits for a position; training sets have, and lie in the same tables.
-    services.features.call("ListTrainingSets", features_api.ListTrainingSetsRequest(page_size=1, min_position=head))
-    pages = _pages(services.features, "ListFeatureViews", features_api.ListFeatureViewsRequest)
-    views = {view.name: view for page in pages for view in page.feature_views}
-    pages = _pages(services.features, "ListFeatureSets", features_api.ListFeatureSetsRequest)
-    sets = {entry.feature_set.name: entry for page in pages for entry in page.feature_sets}
-    pages = _pages(services.registry, "ListModels", registry_api.ListModelsRequest)
-    models = {model.name: model for page in pages for model in page.models}
-    pages = _pages(services.registry, "ListEndpoints", registry_api.ListEndpointsRequest)
-    endpoints = {entry.endpoint.name: entry.endpoint for page in pages for entry in page.endpoints}
-    # Lists come from tables that may be behind; one by one, models and endpoints are read from their streams.
-    for name in names.get("Model", []):
-        found = _if_there(services.registry, "GetModel", registry_api.GetModelRequest(name=name))
-        if found is not None:
-            models[name] = found.model
-    for name in names.get("Endpoint", []):
-        found = _if_there(services.registry, "GetEndpoint", registry_api.GetEndpointRequest(name=name))
-        if found is not None:
-            endpoints[name] = found.endpoint
+            retired |= {("Dataset", name)} if found.retired else set()
+    views: dict[str, Any] = {}
+    sets: dict[str, Any] = {}
+    models: dict[str, Any] = {}
+    endpoints: dict[str, Any] = {}
+    for page in pages(services.features, "ListFeatureViews", features_api.ListFeatureViewsRequest, **asked):
+        views |= {view.name: view for view in page.feature_views}
+        retired |= {("FeatureView", name) for name in page.retired}
+    for page in pages(services.features, "ListFeatureSets", features_api.ListFeatureSetsRequest, **asked):
+        sets |= {entry.feature_set.name: entry for entry in page.feature_sets}
+        retired |= {("FeatureSet", entry.feature_set.name) for entry in page.feature_sets if entry.retired}
+    for page in pages(services.registry, "ListModels", registry_api.ListModelsRequest, **asked):
+        models |= {model.name: model for model in page.models}
+        retired |= {("Model", name) for name in page.retired}
+    for page in pages(services.registry, "ListEndpoints", registry_api.ListEndpointsRequest, **asked):
+        endpoints |= {entry.endpoint.name: entry.endpoint for entry in page.endpoints}
+        retired |= {("Endpoint", entry.endpoint.name) for entry in page.endpoints if entry.retired}
     return Registered(
         datasets=datasets,
         views=views,
@@ -58,6 +58,7 @@ def read_registered(services: Services, definitions: Sequence[Definition]) -> Re
         set_versions={name: entry.version for name, entry in sets.items()},
         models=models,
         endpoints=endpoints,
+        retired=frozenset(retired),
     )
 
 
@@ -70,10 +71,11 @@ def _if_there(service: Service, method: str, request: Any) -> Any:
         return None
 
 
-def _pages(service: Service, method: str, request: Any) -> Iterator[Any]:
+def pages(service: Service, method: str, request: Any, **asked: Any) -> Iterator[Any]:
+    """Yield the pages of a list; `request` is the class of its requests, `asked` its other fields."""
     token = ""
     while True:
-        page = service.call(method, request(page_size=_PAGE, page_token=token))
+        page = service.call(method, request(page_size=_PAGE, page_token=token, **asked))
         yield page
         token = page.next_page_token
         if not token:

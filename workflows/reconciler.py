@@ -44,7 +44,9 @@ class Reconciler:
 
     async def mend(self) -> None:
         """Give each active saga a workflow, each endpoint a schedule, and archive what has ended."""
-        for found in (await self._registry.ListEndpoints(api.ListEndpointsRequest(page_size=_PAGE))).endpoints:
+        # Those that are retired keep serving, are watched and may be rolled back.
+        every = api.ListEndpointsRequest(page_size=_PAGE, include_retired=True)
+        for found in (await self._registry.ListEndpoints(every)).endpoints:
             await self._temporal.watch(found.endpoint.name)
             if found.active_saga_id:
                 request = api.GetSagaRequest(saga_id=found.active_saga_id)

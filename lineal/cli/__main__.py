@@ -11,6 +11,7 @@ import typer
 from lineal import __version__
 from lineal.cli import (
     backups,
+    catalog,
     datasets,
     features,
     keep,
@@ -54,6 +55,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     tables.parked,
     planning.plan,
     work.apply,
+    catalog.catalog,
+    catalog.retire,
     work.ingest,
     work.train,
     work.predict,

@@ -12,7 +12,12 @@ from lineal.cli.output import console, options, say, short, show
 from lineal.cli.work import connect
 from lineal.plan import Change, Plan, Planned
 
-_MARKS = {Change.NEW: "[green]+[/green]", Change.CHANGED: "[yellow]~[/yellow]", Change.UNCHANGED: " "}
+_MARKS = {
+    Change.NEW: "[green]+[/green]",
+    Change.CHANGED: "[yellow]~[/yellow]",
+    Change.UNCHANGED: " ",
+    Change.BROUGHT_BACK: "[green]^[/green]",
+}
 _CHANGES_EXIT = 2
 
 
@@ -26,8 +31,10 @@ def plan(folder: Annotated[Path, typer.Argument(help="Folder of YAML definitions
         for planned in found.definitions:
             for line in _lines(planned):
                 console.print(line, highlight=False, soft_wrap=True)
-        counts = [sum(planned.change == change for planned in found.definitions) for change in Change]
-        say(", ".join(f"{count} {change}" for count, change in zip(counts, Change, strict=True)))
+        counts = {change: sum(planned.change == change for planned in found.definitions) for change in Change}
+        if not counts[Change.BROUGHT_BACK]:
+            del counts[Change.BROUGHT_BACK]
+        say(", ".join(f"{count} {change}" for change, count in counts.items()))
     if found.changes:
         raise typer.Exit(_CHANGES_EXIT)
 
@@ -44,12 +51,16 @@ def _lines(planned: Planned) -> list[str]:
     head = f"{_MARKS[planned.change]} {planned.kind} {planned.name}: {planned.change}"
     lines = [head + (f", version {versions}" if versions else "")]
     lines += [escape(f"    {d.path}: {_text(d.old)} -> {_text(d.new)}") for d in planned.differences]
+    if planned.change == Change.BROUGHT_BACK:
+        lines.append("    it is retired: `lineal apply` brings it back; leave it out of the project to let it rest")
     if planned.changed_views:
         lines.append(f"    because of feature view {', '.join(planned.changed_views)}")
     elif planned.change == Change.CHANGED and not planned.differences and planned.version:
         lines.append("    because its feature views were changed after it was declared")
     if planned.unknown_views:
-        lines.append(f"    [red]refused[/red]: feature view {', '.join(planned.unknown_views)} is declared nowhere")
+        lines.append(
+            f"    [red]refused[/red]: feature view {', '.join(planned.unknown_views)} is declared nowhere or retired"
+        )
     touched = [
         f"{kind} {', '.join(names)}"
         for kind, names in (

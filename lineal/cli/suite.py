@@ -86,9 +86,9 @@ def status(
     endpoints: list[Any] = []
     if found["registry"] == HEALTHY:
         with Client(profile) as client:
-            endpoints = list(
-                client.services.registry.call("ListEndpoints", registry_api.ListEndpointsRequest()).endpoints
-            )
+            # Those that are retired keep serving.
+            request = registry_api.ListEndpointsRequest(include_retired=True)
+            endpoints = list(client.services.registry.call("ListEndpoints", request).endpoints)
     value = {"services": {name: {"address": profile.address(name), "state": found[name]} for name in names}}
     show(
         value | {"endpoints": endpoints},
@@ -96,7 +96,7 @@ def status(
         [(name, profile.address(name), _coloured(found[name])) for name in names],
     )
     if endpoints and not options.json:
-        show({}, ("endpoint", "arms", "saga"), [(e.endpoint.name, _arms(e), e.active_saga_id) for e in endpoints])
+        show({}, ("endpoint", "arms", "saga"), [(_name(e), _arms(e), e.active_saga_id) for e in endpoints])
     if not healthy:
         raise typer.Exit(1)
 
@@ -212,6 +212,10 @@ def _show_places(data: Path, profile: Profile) -> None:
     show({"data": str(data), "profile": dict(profile.addresses)}, ("what", "where"), rows, title="Lineal is up")
     if profile.addresses != Profile().addresses:
         say(f"The ports are not the usual ones: set LINEAL_PROFILE={data / 'profile.yaml'} or use --connect.")
+
+
+def _name(endpoint: Any) -> str:
+    return f"{endpoint.endpoint.name} (retired)" if endpoint.retired else str(endpoint.endpoint.name)
 
 
 def _arms(endpoint: Any) -> str:

@@ -10,6 +10,7 @@ from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, NotFound
 from chassis.events import EventLog
 from chassis.projection import ProjectionRunner
+from chassis.retirement import refuse_retired
 from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
 from lineal.api.features.v1.feature_set_pb2 import FeatureSet
@@ -17,15 +18,12 @@ from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, declarations, explaining, parity, projections, training
 from services.features.batches import batches
 from services.features.compute import Compute, Stop
+from services.features.declarations import FeatureSetUnknown
 from services.features.lookup import Cache, Prepared, answer, prepare
 from services.features.online_store import OnlineStore
 from tabular import columns as tabular_columns
 
 _PREPARED = 1_000
-
-
-class FeatureSetUnknown(NotFound):
-    """No feature set of that name, or of that version, was declared."""
 
 
 class TrainingSetUnknown(NotFound):
@@ -65,19 +63,39 @@ class Features:
         # The dataset may have been declared a moment ago by the same hand.
         head = await self._log.head()
         datasets = await self._tables.query(lambda connection: projections.datasets(connection, [view.dataset]), head)
+        retired = await self._tables.query(lambda connection: projections.retired(connection, projections.DATASET))
         outcome = await self._views.execute(
             view.name,
             request_id=request_id,
-            decide=lambda state: declarations.register_view(state, view, datasets.get(view.dataset)),
+            decide=lambda state: declarations.register_view(state, view, datasets.get(view.dataset), retired),
         )
         registered = next((e for e in outcome.events if isinstance(e, FeatureViewRegistered)), outcome.state.registered)
         assert registered is not None
         return registered.version, outcome.position
 
-    async def views_page(self, size: int, token: str) -> tuple[list[FeatureView], str]:
+    async def retire_view(self, *, request_id: str, name: str, reason: str) -> int:
+        """Let nothing new use a feature view; return the log position. Raises FeatureViewUnknown, StillUsed."""
+        head = await self._log.head()
+        users = await self._tables.query(lambda connection: projections.users_of_view(connection, name), head)
+        outcome = await self._views.execute(
+            name,
+            request_id=request_id,
+            decide=lambda state: declarations.retire_view(state, name, reason=reason, users=users),
+        )
+        return outcome.position
+
+    async def views_page(
+        self, size: int, token: str, include_retired: bool, min_position: int
+    ) -> tuple[list[FeatureView], str]:
         """Return a page of views by name, and the token of the next."""
-        found, token = await self._tables.query(lambda connection: projections.views_page(connection, size, token))
+        found, token = await self._tables.query(
+            lambda connection: projections.views_page(connection, size, token, include_retired), min_position
+        )
         return [registered.feature_view for registered in found], token
+
+    async def retired(self, kind: str) -> set[str]:
+        """Return the names of the retired of a kind, VIEW or SET."""
+        return await self._tables.query(lambda connection: projections.retired(connection, kind))
 
     async def register_set(self, *, request_id: str, feature_set: FeatureSet, min_position: int) -> tuple[str, int]:
         """Declare a feature set; return its version and the log position."""
@@ -87,14 +105,26 @@ class Features:
         wanted = [feature_set.spine.dataset, feature_set.label.dataset]
         wanted += [registered.feature_view.dataset for registered in views.values()]
         datasets = await self._tables.query(lambda connection: projections.datasets(connection, wanted))
+        retired = {"datasets": await self.retired(projections.DATASET), "views": await self.retired(projections.VIEW)}
         outcome = await self._sets.execute(
             feature_set.name,
             request_id=request_id,
-            decide=lambda state: declarations.register_set(state, feature_set, datasets, views),
+            decide=lambda state: declarations.register_set(state, feature_set, datasets, views, retired),
         )
         registered = next((e for e in outcome.events if isinstance(e, FeatureSetRegistered)), outcome.state.registered)
         assert registered is not None
         return registered.version, outcome.position
+
+    async def retire_set(self, *, request_id: str, name: str, reason: str) -> int:
+        """Let nothing new use a feature set; return the log position. Raises FeatureSetUnknown, StillUsed."""
+        head = await self._log.head()
+        users = await self._tables.query(lambda connection: projections.users_of_set(connection, name), head)
+        outcome = await self._sets.execute(
+            name,
+            request_id=request_id,
+            decide=lambda state: declarations.retire_set(state, name, reason=reason, users=users),
+        )
+        return outcome.position
 
     async def feature_set(self, name: str, version: str = "", min_position: int = 0) -> FeatureSetRegistered:
         """Return a feature set. Raises FeatureSetUnknown."""
@@ -113,9 +143,13 @@ class Features:
         names = {declared.spine.dataset, declared.label.dataset}
         return sorted(names | {view.feature_view.dataset for view in views.values()})
 
-    async def sets_page(self, size: int, token: str) -> tuple[list[FeatureSetRegistered], str]:
+    async def sets_page(
+        self, size: int, token: str, include_retired: bool, min_position: int
+    ) -> tuple[list[FeatureSetRegistered], str]:
         """Return a page of feature sets by name, and the token of the next."""
-        return await self._tables.query(lambda connection: projections.sets_page(connection, size, token))
+        return await self._tables.query(
+            lambda connection: projections.sets_page(connection, size, token, include_retired), min_position
+        )
 
     async def build_training_set(
         self, *, request_id: str, wanted: TrainingSetBuilt, min_position: int
@@ -143,6 +177,8 @@ class Features:
         if before is not None:
             yield api.BuildTrainingSetResponse(stage="built before", training_set=before)
             return
+        name = wanted.feature_set
+        refuse_retired((await self._sets.load(name)).state.retired, f"feature set {name!r}", "feature_set")
         plan = await asyncio.to_thread(training.plan, self._artifacts, registered, views, request)
         progress: asyncio.Queue[api.BuildTrainingSetResponse | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()

@@ -15,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    delete,
     insert,
     select,
     update,
@@ -23,10 +24,17 @@ from sqlalchemy import (
 from chassis.artifacts import canonical_json
 from chassis.events import Event
 from chassis.paging import last_key, last_position, page_size, page_token
-from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered, TrainingSetBuilt
+from lineal.api.features.v1.events_pb2 import (
+    FeatureSetRegistered,
+    FeatureSetRetired,
+    FeatureViewRegistered,
+    FeatureViewRetired,
+    TrainingSetBuilt,
+)
 from lineal.api.features.v1.features_service_pb2 import TrainingSet
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from lineal.api.ingest.v1.events_pb2 import DatasetRegistered
+from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, DatasetRetired
+from lineal.api.registry.v1.events_pb2 import ModelRegistered, ModelRetired
 
 _metadata = MetaData()
 
@@ -58,14 +66,33 @@ _training_sets = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
+# The feature set of each model that is not retired.
+_models = Table(
+    "models", _metadata, Column("name", String, primary_key=True), Column("feature_set", String, nullable=False)
+)
+_retired = Table(
+    "retired", _metadata, Column("kind", String, primary_key=True), Column("name", String, primary_key=True)
+)
+DATASET, VIEW, SET = "dataset", "feature view", "feature set"
+
 
 class FeaturesTables:
     """The projection behind the reads of declarations and training sets."""
 
     name = "features"
-    version = 1
+    version = 2
     metadata = _metadata
-    types: Sequence[type[Message]] = (DatasetRegistered, FeatureViewRegistered, FeatureSetRegistered, TrainingSetBuilt)
+    types: Sequence[type[Message]] = (
+        DatasetRegistered,
+        DatasetRetired,
+        FeatureViewRegistered,
+        FeatureViewRetired,
+        FeatureSetRegistered,
+        FeatureSetRetired,
+        TrainingSetBuilt,
+        ModelRegistered,
+        ModelRetired,
+    )
 
     def apply(self, connection: Connection, event: Event) -> None:
         """Change the tables by one event."""
@@ -75,10 +102,24 @@ class FeaturesTables:
                 changed = connection.execute(update(_datasets).where(_datasets.c.name == name).values(body=body))
                 if changed.rowcount == 0:
                     connection.execute(insert(_datasets).values(name=name, body=body))
+                _bring_back(connection, DATASET, name)
             case FeatureViewRegistered() as view:
                 _put(connection, _views, view.feature_view.name, view.version, event)
+                _bring_back(connection, VIEW, view.feature_view.name)
             case FeatureSetRegistered() as feature_set:
                 _put(connection, _sets, feature_set.feature_set.name, feature_set.version, event)
+                _bring_back(connection, SET, feature_set.feature_set.name)
+            case DatasetRetired(dataset=name):
+                connection.execute(insert(_retired).values(kind=DATASET, name=name))
+            case FeatureViewRetired(feature_view=name):
+                connection.execute(insert(_retired).values(kind=VIEW, name=name))
+            case FeatureSetRetired(feature_set=name):
+                connection.execute(insert(_retired).values(kind=SET, name=name))
+            case ModelRegistered(model=model):
+                connection.execute(delete(_models).where(_models.c.name == model.name))
+                connection.execute(insert(_models).values(name=model.name, feature_set=model.feature_set))
+            case ModelRetired(model=name):
+                connection.execute(delete(_models).where(_models.c.name == name))
             case TrainingSetBuilt() as built:
                 connection.execute(
                     insert(_training_sets).values(
@@ -100,6 +141,10 @@ def _put(connection: Connection, table: Table, name: str, version: str, event: E
     same = (table.c.name == name, table.c.version == version)
     if connection.execute(update(table).where(*same).values(values)).rowcount == 0:
         connection.execute(insert(table).values(name=name, version=version, **values))
+
+
+def _bring_back(connection: Connection, kind: str, name: str) -> None:
+    connection.execute(delete(_retired).where(_retired.c.kind == kind, _retired.c.name == name))
 
 
 def inputs_of(built: TrainingSetBuilt) -> str:
@@ -129,6 +174,25 @@ def datasets(connection: Connection, names: Sequence[str]) -> dict[str, Dataset]
     return {row.name: Dataset.FromString(row.body) for row in rows}
 
 
+def retired(connection: Connection, kind: str) -> set[str]:
+    """Return the names of a kind, DATASET, VIEW or SET, that are retired."""
+    return set(connection.execute(select(_retired.c.name).where(_retired.c.kind == kind)).scalars())
+
+
+def users_of_view(connection: Connection, name: str) -> list[str]:
+    """Return the feature sets, not retired, whose newest version uses a view."""
+    query = select(_sets.c.name, _sets.c.body).order_by(_sets.c.name, _sets.c.position)
+    newest = {row.name: FeatureSetRegistered.FromString(row.body) for row in connection.execute(query)}
+    gone = retired(connection, SET)
+    return [f"{SET} {used!r}" for used, found in newest.items() if used not in gone and name in found.view_versions]
+
+
+def users_of_set(connection: Connection, name: str) -> list[str]:
+    """Return the models, not retired, of a feature set."""
+    query = select(_models.c.name).where(_models.c.feature_set == name).order_by(_models.c.name)
+    return [f"model {found!r}" for found in connection.execute(query).scalars()]
+
+
 def views(connection: Connection, names: Sequence[str]) -> dict[str, FeatureViewRegistered]:
     """Return the newest version of those of the views that are declared, by name."""
     query = select(_views).where(_views.c.name.in_(names)).order_by(_views.c.position)
@@ -149,15 +213,19 @@ def positions(connection: Connection, registered: FeatureSetRegistered) -> tuple
     return int(connection.execute(query).scalar_one()), {row[0]: row[1] for row in connection.execute(used)}
 
 
-def views_page(connection: Connection, size: int, token: str) -> tuple[list[FeatureViewRegistered], str]:
+def views_page(
+    connection: Connection, size: int, token: str, include_retired: bool
+) -> tuple[list[FeatureViewRegistered], str]:
     """Return a page of views by name, the newest version of each, and the token of the next."""
-    bodies, next_token = _newest(connection, _views, size, token)
+    bodies, next_token = _newest(connection, _views, size, token, "" if include_retired else VIEW)
     return [FeatureViewRegistered.FromString(body) for body in bodies], next_token
 
 
-def sets_page(connection: Connection, size: int, token: str) -> tuple[list[FeatureSetRegistered], str]:
+def sets_page(
+    connection: Connection, size: int, token: str, include_retired: bool
+) -> tuple[list[FeatureSetRegistered], str]:
     """Return a page of feature sets by name, the newest version of each, and the token of the next."""
-    bodies, next_token = _newest(connection, _sets, size, token)
+    bodies, next_token = _newest(connection, _sets, size, token, "" if include_retired else SET)
     return [FeatureSetRegistered.FromString(body) for body in bodies], next_token
 
 
@@ -203,11 +271,13 @@ def resource(built: TrainingSetBuilt, position: int) -> TrainingSet:
     )
 
 
-def _newest(connection: Connection, table: Table, size: int, token: str) -> tuple[list[bytes], str]:
+def _newest(connection: Connection, table: Table, size: int, token: str, hidden: str) -> tuple[list[bytes], str]:
+    # Of the kind `hidden`, those that are retired are left out.
+    gone = select(_retired.c.name).where(_retired.c.kind == hidden)
     names = (
         connection.execute(
             select(table.c.name)
-            .where(table.c.name > last_key(token))
+            .where(table.c.name > last_key(token), table.c.name.not_in(gone))
             .distinct()
             .order_by(table.c.name)
             .limit(page_size(size) + 1)

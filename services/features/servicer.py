@@ -7,6 +7,7 @@ from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
 from lineal.api.features.v1.features_service_pb2_grpc import FeaturesServiceServicer
 from services.features.application import Features
+from services.features.projections import SET, VIEW
 
 Context = Any
 
@@ -26,8 +27,21 @@ class FeaturesServicer(FeaturesServiceServicer):
     async def ListFeatureViews(
         self, request: api.ListFeatureViewsRequest, context: Context
     ) -> api.ListFeatureViewsResponse:
-        views, token = await self._features.views_page(request.page_size, request.page_token)
-        return api.ListFeatureViewsResponse(feature_views=views, next_page_token=token)
+        views, token = await self._features.views_page(
+            request.page_size, request.page_token, request.include_retired, request.min_position
+        )
+        retired = await self._features.retired(VIEW)
+        return api.ListFeatureViewsResponse(
+            feature_views=views, next_page_token=token, retired=[view.name for view in views if view.name in retired]
+        )
+
+    async def RetireFeatureView(
+        self, request: api.RetireFeatureViewRequest, context: Context
+    ) -> api.RetireFeatureViewResponse:
+        position = await self._features.retire_view(
+            request_id=request.request_id, name=request.name, reason=request.reason
+        )
+        return api.RetireFeatureViewResponse(position=position)
 
     async def RegisterFeatureSet(
         self, request: api.RegisterFeatureSetRequest, context: Context
@@ -39,16 +53,27 @@ class FeaturesServicer(FeaturesServiceServicer):
 
     async def GetFeatureSet(self, request: api.GetFeatureSetRequest, context: Context) -> api.GetFeatureSetResponse:
         found = await self._features.feature_set(request.name, request.version, request.min_position)
-        return _response(found, await self._features.datasets_of(found))
+        return _response(found, await self._features.datasets_of(found), await self._features.retired(SET))
 
     async def ListFeatureSets(
         self, request: api.ListFeatureSetsRequest, context: Context
     ) -> api.ListFeatureSetsResponse:
-        found, token = await self._features.sets_page(request.page_size, request.page_token)
+        found, token = await self._features.sets_page(
+            request.page_size, request.page_token, request.include_retired, request.min_position
+        )
+        retired = await self._features.retired(SET)
         return api.ListFeatureSetsResponse(
-            feature_sets=[_response(entry, await self._features.datasets_of(entry)) for entry in found],
+            feature_sets=[_response(entry, await self._features.datasets_of(entry), retired) for entry in found],
             next_page_token=token,
         )
+
+    async def RetireFeatureSet(
+        self, request: api.RetireFeatureSetRequest, context: Context
+    ) -> api.RetireFeatureSetResponse:
+        position = await self._features.retire_set(
+            request_id=request.request_id, name=request.name, reason=request.reason
+        )
+        return api.RetireFeatureSetResponse(position=position)
 
     async def BuildTrainingSet(
         self, request: api.BuildTrainingSetRequest, context: Context
@@ -99,11 +124,12 @@ class FeaturesServicer(FeaturesServiceServicer):
         return await self._features.check_parity(request)
 
 
-def _response(registered: FeatureSetRegistered, datasets: list[str]) -> api.GetFeatureSetResponse:
+def _response(registered: FeatureSetRegistered, datasets: list[str], retired: set[str]) -> api.GetFeatureSetResponse:
     return api.GetFeatureSetResponse(
         feature_set=registered.feature_set,
         version=registered.version,
         columns=registered.columns,
         entity_columns=registered.entity_columns,
         datasets=datasets,
+        retired=registered.feature_set.name in retired,
     )

@@ -14,6 +14,7 @@ from chassis.errors import AlreadyExists
 from chassis.events import EventLog
 from chassis.ids import request_id_from
 from chassis.projection import ProjectionRunner
+from chassis.retirement import refuse_retired
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from services.ingest import batch as batches
@@ -109,7 +110,7 @@ class Acceptance:
         dataset, batch_id, data = request.dataset, request.batch_id, request.arrow
         batches.check_id(batch_id)
         digests = self._pseudonyms.digest(data), batches.content_digest(data)
-        before, version = await self._tables.query(
+        before, (version, retired) = await self._tables.query(
             lambda connection: (
                 projections.batch(connection, dataset, batch_id),
                 projections.schema_version(connection, dataset),
@@ -117,6 +118,8 @@ class Acceptance:
         )
         if before is not None:
             return _Ready(dataset, batch_id, digests, None, before)
+        if retired:
+            self.forget(dataset)
         schema = await self._schema(dataset, version)
         try:
             examined = await self._validated(schema, batch_id, data)
@@ -182,6 +185,7 @@ class Acceptance:
         known = self._schemas.get(dataset)
         if known is None or known[0] < seen_version:
             state = await self._load(dataset)
+            refuse_retired(state.retired, f"dataset {dataset!r}", "dataset")
             assert state.dataset is not None
             known = state.schema_version, state.dataset, Validator(state.dataset)
             self._schemas[dataset] = known

@@ -15,6 +15,7 @@ from chassis.errors import NotFound, RuleViolated
 from chassis.events import EventLog
 from chassis.paging import PageTokenInvalid, last_key, page_size, page_token
 from chassis.projection import ProjectionRunner
+from chassis.retirement import refuse_retired
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
@@ -24,6 +25,7 @@ from services.ingest.acceptance import Acceptance
 from services.ingest.pseudonyms import Pseudonyms, identifiers
 from services.ingest.settling import Settling
 from services.ingest.surroundings import Surveyor
+from services.ingest.uses import users
 from services.ingest.validation import REASONS, ROW_NUMBER, reasons_of
 from services.ingest.vault import Vault
 from services.ingest.vaulted import VaultReading
@@ -47,11 +49,18 @@ class Ingest:
     """The application of ingest."""
 
     def __init__(
-        self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner, pseudonyms: Pseudonyms, vault: Vault
+        self,
+        log: EventLog,
+        artifacts: ArtifactStore,
+        tables: ProjectionRunner,
+        uses: ProjectionRunner,
+        pseudonyms: Pseudonyms,
+        vault: Vault,
     ) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
+        self._uses = uses
         self._datasets = Repository(log, "dataset", datasets.decider)
         self._pseudonyms = pseudonyms
         surveyor = Surveyor(log, artifacts, tables)
@@ -62,10 +71,13 @@ class Ingest:
     async def register_dataset(self, *, request_id: str, dataset: Dataset) -> tuple[int, int]:
         """Declare a dataset; return its schema version and the log position.
 
-        Raises DatasetInvalid, SchemaIncompatible, SnapshotUnknown.
+        Raises DatasetInvalid, SchemaIncompatible, SnapshotUnknown, Retired for what a rule refers to.
         """
         named = {rule.reference.dataset for rule in dataset.rules if rule.WhichOneof("kind") == "reference"}
-        others = {name: (await self._datasets.load(name)).state.dataset for name in sorted(named)}
+        states = {name: (await self._datasets.load(name)).state for name in sorted(named)}
+        for name in named - {dataset.name}:
+            refuse_retired(states[name].retired, f"dataset {name!r}", "dataset.rules.reference.dataset")
+        others = {name: state.dataset for name, state in states.items()}
         if dataset.reference_snapshot:
             await self.snapshot(dataset.reference_snapshot)
         outcome = await self._datasets.execute(
@@ -76,6 +88,18 @@ class Ingest:
         version = declared[-1].schema_version if declared else outcome.state.schema_version
         return version, outcome.position
 
+    async def retire_dataset(self, *, request_id: str, name: str, reason: str) -> int:
+        """Let nothing new use a dataset; return the log position. Raises DatasetUnknown, StillUsed."""
+        await self._state(name)
+        users_of = await self._uses.query(lambda connection: users(connection, name), await self._log.head())
+        outcome = await self._datasets.execute(
+            name,
+            request_id=request_id,
+            decide=lambda state: datasets.retire(state, name, reason=reason, users=users_of),
+        )
+        self._acceptance.forget(name)
+        return outcome.position
+
     async def dataset(self, name: str, min_position: int = 0) -> api.GetDatasetResponse:
         """Return a dataset with its counts. Raises DatasetUnknown."""
         found = await self._tables.query(lambda connection: projections.dataset(connection, name), min_position)
@@ -83,9 +107,11 @@ class Ingest:
             raise _unknown(name)
         return found
 
-    async def datasets_page(self, size: int, token: str) -> tuple[list[api.GetDatasetResponse], str]:
+    async def datasets_page(
+        self, size: int, token: str, include_retired: bool, min_position: int
+    ) -> tuple[list[api.GetDatasetResponse], str]:
         """Return a page of datasets by name, and the token of the next."""
-        return await self._tables.query(lambda connection: projections.datasets(connection, size, token))
+        return await self._tables.query(lambda c: projections.datasets(c, size, token, include_retired), min_position)
 
     async def versions_page(
         self, name: str, size: int, token: str, min_position: int
@@ -160,8 +186,12 @@ class Ingest:
         return api.ProveRowsResponse(rows=rows, position=found.position, declaration_position=declared)
 
     async def create_snapshot(self, *, request_id: str, dataset: str, as_of_position: int) -> tuple[api.Snapshot, int]:
-        """Fix what is known of a dataset at a position; return the snapshot and the log position of its event."""
+        """Fix what is known of a dataset at a position; return the snapshot and the log position of its event.
+
+        Raises DatasetUnknown, PositionAhead, Retired.
+        """
         state = await self._state(dataset)
+        refuse_retired(state.retired, f"dataset {dataset!r}", "dataset")
         as_of = await self._position(as_of_position)
         rows = await self._tables.query(lambda connection: projections.batches_until(connection, dataset, as_of), as_of)
         declared, version = state.dataset, state.schema_version

@@ -8,8 +8,9 @@ from google.protobuf.message import Message
 
 from chassis.aggregate import Decider
 from chassis.errors import FieldViolation, InvalidArgument, RuleViolated
+from chassis.retirement import refuse_used
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType
-from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
+from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, DatasetRetired, SnapshotCreated
 from services.ingest.pseudonyms import identifier_violations, identifiers
 from services.ingest.rules import reference_violations, rule_violations
 from tabular.definitions import dataset_violations
@@ -35,12 +36,13 @@ class DatasetState:
     # Type of every column there ever was: a name keeps its type for good.
     types: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, SnapshotCreated] = field(default_factory=dict)
+    retired: bool = False
 
 
 def register(
     state: DatasetState, dataset: Dataset, others: Mapping[str, Dataset | None] = NO_OTHERS
 ) -> Sequence[Message]:
-    """Declare a dataset, or its next schema version; nothing for the declaration it has.
+    """Declare a dataset, or its next schema version; nothing for the declaration it has, unless it is retired.
 
     `others` are the datasets that its rules refer to, None for one that does not exist.
     """
@@ -49,11 +51,19 @@ def register(
     violations = [FieldViolation(f"dataset.{v.field}", v.description) for v in found]
     if violations:
         raise DatasetInvalid(f"the declaration of dataset {dataset.name!r} is not valid", violations)
-    if state.dataset == dataset:
+    if state.dataset == dataset and not state.retired:
         return []
     if state.dataset is not None:
         _check_compatible(state, state.dataset, dataset)
     return [DatasetRegistered(dataset=dataset, schema_version=state.schema_version + 1)]
+
+
+def retire(state: DatasetState, name: str, *, reason: str, users: Sequence[str]) -> Sequence[Message]:
+    """Retire a dataset that nothing uses; nothing when it is retired. Raises StillUsed."""
+    if state.retired:
+        return []
+    refuse_used(f"dataset {name!r}", users)
+    return [DatasetRetired(dataset=name, reason=reason)]
 
 
 def record_snapshot(state: DatasetState, snapshot: SnapshotCreated) -> Sequence[Message]:
@@ -66,7 +76,10 @@ def evolve(state: DatasetState, event: Message) -> DatasetState:
     match event:
         case DatasetRegistered():
             types = state.types | {declared.name: int(declared.type) for declared in event.dataset.fields}
-            return replace(state, dataset=event.dataset, schema_version=event.schema_version, types=types)
+            version = event.schema_version
+            return replace(state, dataset=event.dataset, schema_version=version, types=types, retired=False)
+        case DatasetRetired():
+            return replace(state, retired=True)
         case SnapshotCreated():
             return replace(state, snapshots=state.snapshots | {event.snapshot_digest: event})
         case _:

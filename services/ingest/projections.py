@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Index,
@@ -27,6 +28,7 @@ from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import (
     BatchAccepted,
     DatasetRegistered,
+    DatasetRetired,
     QuarantinedRowsDiscarded,
     QuarantinedRowsFixed,
     QuarantinedRowsReleased,
@@ -46,6 +48,7 @@ _datasets = Table(
     Column("quarantined_rows", BigInteger, nullable=False),
     Column("discarded_rows", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("retired", Boolean, nullable=False),
 )
 _batches = Table(
     "batches",
@@ -103,10 +106,11 @@ class IngestTables:
     """The projection behind ingest's reads."""
 
     name = "ingest"
-    version = 4
+    version = 5
     metadata = _metadata
     types: Sequence[type[Message]] = (
         DatasetRegistered,
+        DatasetRetired,
         BatchAccepted,
         QuarantinedRowsFixed,
         QuarantinedRowsReleased,
@@ -119,6 +123,8 @@ class IngestTables:
         match event.message:
             case DatasetRegistered() as registered:
                 _declare(connection, registered, event)
+            case DatasetRetired(dataset=name):
+                connection.execute(update(_datasets).where(_datasets.c.name == name).values(retired=True))
             case BatchAccepted() as batch:
                 connection.execute(
                     insert(_batches).values(
@@ -196,11 +202,12 @@ def _declare(connection: Connection, registered: DatasetRegistered, event: Event
         "body": registered.dataset.SerializeToString(deterministic=True),
         "schema_version": registered.schema_version,
     }
+    standing = values | {"retired": False}
     when = {"position": event.position, "declare_time": event.recorded_time, "actor": event.actor}
     connection.execute(insert(_declarations).values(dataset=name, **values, **when))
-    if connection.execute(update(_datasets).where(_datasets.c.name == name).values(values)).rowcount == 0:
+    if connection.execute(update(_datasets).where(_datasets.c.name == name).values(standing)).rowcount == 0:
         counts = {"accepted_rows": 0, "quarantined_rows": 0, "discarded_rows": 0, "position": 0}
-        connection.execute(insert(_datasets).values(name=name, **values, **counts))
+        connection.execute(insert(_datasets).values(name=name, **standing, **counts))
 
 
 @dataclass(frozen=True)
@@ -246,10 +253,11 @@ def dataset(connection: Connection, name: str) -> GetDatasetResponse | None:
     return _dataset(row) if row else None
 
 
-def schema_version(connection: Connection, name: str) -> int:
-    """Return the newest schema version that the tables know of a dataset, 0 for none."""
-    found = connection.execute(select(_datasets.c.schema_version).where(_datasets.c.name == name)).scalar()
-    return int(found or 0)
+def schema_version(connection: Connection, name: str) -> tuple[int, bool]:
+    """Return the newest schema version that the tables know of a dataset, 0 for none, and whether it is retired."""
+    query = select(_datasets.c.schema_version, _datasets.c.retired).where(_datasets.c.name == name)
+    found = connection.execute(query).first()
+    return (found.schema_version, found.retired) if found else (0, False)
 
 
 def declaration_position(connection: Connection, name: str, version: int) -> int:
@@ -281,9 +289,13 @@ def versions(connection: Connection, name: str, size: int, token: str) -> tuple[
     return page, page_token(str(page[-1].position)) if len(rows) > len(page) else ""
 
 
-def datasets(connection: Connection, size: int, token: str) -> tuple[list[GetDatasetResponse], str]:
+def datasets(
+    connection: Connection, size: int, token: str, include_retired: bool
+) -> tuple[list[GetDatasetResponse], str]:
     """Return a page of datasets by name, and the token of the next."""
     query = select(_datasets).where(_datasets.c.name > last_key(token)).order_by(_datasets.c.name)
+    if not include_retired:
+        query = query.where(~_datasets.c.retired)
     rows = connection.execute(query.limit(page_size(size) + 1)).all()
     page = [_dataset(row) for row in rows[: page_size(size)]]
     return page, page_token(page[-1].dataset.name) if len(rows) > len(page) else ""
@@ -368,6 +380,7 @@ def _dataset(row: Row[tuple[object, ...]]) -> GetDatasetResponse:
         quarantined_rows=row.quarantined_rows,
         discarded_rows=row.discarded_rows,
         position=row.position,
+        retired=row.retired,
     )
 
 

@@ -11,6 +11,7 @@ from services.ingest.projections import IngestTables
 from services.ingest.pseudonyms import Pseudonyms
 from services.ingest.servicer import IngestServicer, QuarantineServicer, VaultServicer
 from services.ingest.settings import Settings
+from services.ingest.uses import UsesTable
 from services.ingest.vault import Vault
 
 
@@ -19,11 +20,12 @@ async def build(harness: Harness) -> None:
     settings = harness.settings
     assert isinstance(settings, Settings)
     tables = harness.add_projection(IngestTables())
+    uses = harness.add_projection(UsesTable())
     # Protected attributes are nowhere else.
     database = open_database(settings.database, synchronous="FULL")
     harness.stack.callback(database.close)
     pseudonyms = Pseudonyms.load(settings.pseudonym_key)
-    ingest = Ingest(harness.log, harness.artifacts, tables, pseudonyms, Vault(database))
+    ingest = Ingest(harness.log, harness.artifacts, tables, uses, pseudonyms, Vault(database))
     harness.add_servicer(
         add_IngestServiceServicer_to_server,
         IngestServicer(ingest),

@@ -32,8 +32,16 @@ class IngestServicer(IngestServiceServicer):
         return await self._ingest.dataset(request.name, request.min_position)
 
     async def ListDatasets(self, request: api.ListDatasetsRequest, context: Context) -> api.ListDatasetsResponse:
-        datasets, token = await self._ingest.datasets_page(request.page_size, request.page_token)
+        datasets, token = await self._ingest.datasets_page(
+            request.page_size, request.page_token, request.include_retired, request.min_position
+        )
         return api.ListDatasetsResponse(datasets=datasets, next_page_token=token)
+
+    async def RetireDataset(self, request: api.RetireDatasetRequest, context: Context) -> api.RetireDatasetResponse:
+        position = await self._ingest.retire_dataset(
+            request_id=request.request_id, name=request.name, reason=request.reason
+        )
+        return api.RetireDatasetResponse(position=position)
 
     async def ListDatasetVersions(
         self, request: api.ListDatasetVersionsRequest, context: Context

@@ -13,6 +13,7 @@ from chassis.errors import FieldViolation, InvalidArgument, NotFound, RuleViolat
 from chassis.events import EventLog
 from chassis.ids import check_request_id
 from chassis.projection import ProjectionRunner
+from chassis.retirement import refuse_retired
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.ingest.v1.events_pb2 import (
     BatchAccepted,
@@ -137,6 +138,7 @@ class Settling:
     ) -> tuple[BatchAccepted, int]:
         name = quarantine.RESERVED + check_request_id(request_id)
         declared, refused, stored = await self._batch(dataset, batch_id)
+        refuse_retired(declared.retired, f"dataset {dataset!r}", "dataset")
         state = (await self._quarantine.load(dataset)).state
         before = state.from_batch(batch_id)
 

@@ -1,6 +1,5 @@
 """What the registry does: one method per use case."""
 
-import json
 from collections.abc import Callable, Sequence
 
 from google.protobuf.message import Message
@@ -8,19 +7,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.aggregate import Outcome, Repository
 from chassis.artifacts import ArtifactStore
-from chassis.errors import FieldViolation, InvalidArgument, LinealError, NotFound, RuleViolated
+from chassis.errors import FieldViolation, InvalidArgument, NotFound, RuleViolated
 from chassis.events import EventLog
 from chassis.ids import check_request_id
 from chassis.projection import ProjectionRunner
+from chassis.retirement import refuse_retired
 from lineal.api.registry.v1 import registry_service_pb2 as api
 from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, Saga, SagaKind, SagaState
 from lineal.api.registry.v1.events_pb2 import ArmsChanged
 from lineal.api.registry.v1.model_pb2 import Bundle, Model
-from lineal.api.trainer.v1.run_pb2 import Evaluation
 from services.registry import bundle as bundles
 from services.registry import endpoint as endpoints
+from services.registry import evidence, past, projections, views
 from services.registry import model as models
-from services.registry import past, projections, views
 
 
 class ModelUnknown(NotFound):
@@ -35,16 +34,8 @@ class DigestAmbiguous(InvalidArgument):
     """The beginning of a digest names no bundle, or several."""
 
 
-class ManifestInvalid(RuleViolated):
-    """A bundle's manifest or one of its files is missing or damaged."""
-
-
 class BundleServes(RuleViolated):
     """A champion cannot be rejected."""
-
-
-class EvaluationInvalid(RuleViolated):
-    """The evidence is not an evaluation."""
 
 
 class Registry:
@@ -67,33 +58,47 @@ class Registry:
         )
         return outcome.position
 
-    async def model(self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None) -> Model:
+    async def retire_model(self, *, request_id: str, name: str, reason: str) -> int:
+        """Let nothing new use a model; return the log position. Raises ModelUnknown, StillUsed."""
+        await self.model(name)
+        head = await self._log.head()
+        users = await self._tables.query(lambda connection: projections.users_of_model(connection, name), head)
+        outcome = await self._models.execute(
+            name, request_id=request_id, decide=lambda state: models.retire(state, name, reason=reason, users=users)
+        )
+        return outcome.position
+
+    async def model(
+        self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None
+    ) -> api.GetModelResponse:
         """Return a model, now or in the past. Raises ModelUnknown."""
         if as_of_position or as_of_time is not None:
             events = past.until(await self._log.read_stream(f"model/{name}"), as_of_position, as_of_time)
-            found = views.model_view(events)
+            found = views.model_state(events)
         else:
-            found = (await self._models.load(name)).state.model
-        if found is None:
+            found = (await self._models.load(name)).state
+        if found.model is None:
             then = "was not declared then" if as_of_position or as_of_time is not None else "was never declared"
             raise ModelUnknown(f"model {name!r} {then}; `lineal apply` declares it")
-        return found
+        return api.GetModelResponse(model=found.model, retired=found.retired)
 
-    async def models_page(self, size: int, token: str) -> tuple[list[Model], str]:
+    async def models_page(self, request: api.ListModelsRequest) -> api.ListModelsResponse:
         """Return a page of models by name, and the token of the next."""
-        return await self._tables.query(lambda connection: projections.models(connection, size, token))
+        return await self._tables.query(lambda c: projections.models(c, request), request.min_position)
 
     # Bundles
 
     async def register_bundle(self, *, request_id: str, model: str, digest: str) -> int:
         """Make a bundle known to its model after reading every file that its manifest names.
 
-        Raises ModelUnknown, ManifestInvalid, BundleElsewhere.
+        Raises ModelUnknown, Retired, ManifestInvalid, BundleElsewhere.
         """
-        await self.model(model)
-        manifest = self._manifest(digest)
+        await self._usable_model(model, "model")
+        manifest = evidence.manifest(self._artifacts, digest)
         if manifest.get("model") != model:
-            raise ManifestInvalid(f"bundle {digest[:12]} says it is of model {manifest.get('model')!r}, not {model!r}")
+            raise evidence.ManifestInvalid(
+                f"bundle {digest[:12]} says it is of model {manifest.get('model')!r}, not {model!r}"
+            )
         outcome = await self._bundles.execute(
             digest,
             request_id=request_id,
@@ -116,8 +121,8 @@ class Registry:
         """
         standing = (await self._bundles.load(digest)).state
         bundles.require_known(standing, digest)
-        policy = (await self.model(standing.model)).gates
-        evaluation = self._evaluation(evaluation_digest) if evaluation_digest else None
+        policy = (await self.model(standing.model)).model.gates
+        evaluation = evidence.evaluation(self._artifacts, evaluation_digest) if evaluation_digest else None
         outcome = await self._bundles.execute(
             digest,
             request_id=request_id,
@@ -185,12 +190,16 @@ class Registry:
     # Endpoints
 
     async def register_endpoint(self, *, request_id: str, endpoint: Endpoint) -> int:
-        """Declare an endpoint of a declared model; return the log position."""
-        await self.model(endpoint.model)
+        """Declare an endpoint of a declared model; return the log position. Raises ModelUnknown, Retired."""
+        await self._usable_model(endpoint.model, "endpoint.model")
         outcome = await self._endpoints.execute(
             endpoint.name, request_id=request_id, decide=lambda state: endpoints.register(state, endpoint)
         )
         return outcome.position
+
+    async def retire_endpoint(self, *, request_id: str, name: str, reason: str) -> int:
+        """Let nothing new use an endpoint; return the log position. Raises EndpointUnknown, SagaUnderWay."""
+        return (await self._decide(name, request_id, lambda state: endpoints.retire(state, reason=reason))).position
 
     async def endpoint(
         self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None
@@ -204,9 +213,11 @@ class Registry:
             past.approved(view.champion, await self._log.read_stream(f"bundle/{view.champion.bundle_digest}"))
         return view
 
-    async def endpoints_page(self, size: int, token: str) -> tuple[list[api.GetEndpointResponse], str]:
+    async def endpoints_page(self, request: api.ListEndpointsRequest) -> tuple[list[api.GetEndpointResponse], str]:
         """Return a page of endpoints by name, and the token of the next."""
-        names, following = await self._tables.query(lambda c: projections.endpoint_names(c, size, token))
+        names, following = await self._tables.query(
+            lambda c: projections.endpoint_names(c, request), request.min_position
+        )
         return [views.endpoint_view(await self._log.read_stream(f"endpoint/{name}")) for name in names], following
 
     async def change_arms(
@@ -223,7 +234,7 @@ class Registry:
             standing = (await self._bundles.load(arm.bundle_digest)).state
             bundles.require(standing, arm.bundle_digest, shadow=arm.role == endpoints.SHADOW)
             if arm.bundle_digest not in standing_arms:
-                self._manifest(arm.bundle_digest)
+                evidence.manifest(self._artifacts, arm.bundle_digest)
             if model is not None and standing.model != model.model:
                 raise bundles.BundleElsewhere(
                     f"bundle {arm.bundle_digest[:12]} is of model {standing.model!r}, "
@@ -246,7 +257,7 @@ class Registry:
     async def request_retrain(self, request: api.RequestRetrainRequest) -> tuple[str, int]:
         """Ask for a retrain; return the saga's id and the log position."""
         known = (await self._endpoints.load(request.endpoint)).state.endpoint
-        model = await self.model(known.model) if known else Model()
+        model = (await self.model(known.model)).model if known else Model()
         saga = _saga(SagaKind.SAGA_KIND_RETRAIN, request.request_id, request.endpoint, request.reason)
         saga.alarm_id = request.alarm_id
         saga.exclude_columns.extend(request.exclude_columns)
@@ -269,7 +280,7 @@ class Registry:
         """Ask for a release; return the saga's id and the log position."""
         digest = await self.full_digest(bundle_digest)
         bundles.require((await self._bundles.load(digest)).state, digest)
-        self._manifest(digest)
+        evidence.manifest(self._artifacts, digest)
         saga = _saga(SagaKind.SAGA_KIND_RELEASE, request_id, endpoint, reason)
         saga.bundle_digest = digest
         return await self._request(request_id, saga, lambda state: endpoints.request_release(state, saga))
@@ -344,6 +355,11 @@ class Registry:
         """Return a page of sagas, newest first, and the token of the next."""
         return await self._tables.query(lambda connection: projections.sagas_of(connection, endpoint, size, token))
 
+    async def _usable_model(self, name: str, field: str) -> Model:
+        found = await self.model(name)
+        refuse_retired(found.retired, f"model {name!r}", field)
+        return found.model
+
     async def _request(
         self, request_id: str, saga: Saga, decide: Callable[[endpoints.EndpointAggregate], Sequence[Message]]
     ) -> tuple[str, int]:
@@ -360,26 +376,6 @@ class Registry:
         except endpoints.EndpointUnknown:
             # The state of what never was does not know its name.
             raise _unknown(endpoint) from None
-
-    def _manifest(self, digest: str) -> dict[str, object]:
-        try:
-            reading = "manifest"
-            manifest = json.loads(self._artifacts.read(digest))
-            for name, file in manifest["files"].items():
-                reading = name
-                self._artifacts.read(file)
-        except LinealError as error:
-            raise ManifestInvalid(f"bundle {digest[:12]} is not intact: {reading}: {error.message}") from error
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ManifestInvalid(f"artifact {digest[:12]} is not the manifest of a bundle") from error
-        return dict(manifest)
-
-    def _evaluation(self, digest: str) -> Evaluation:
-        try:
-            evaluation = Evaluation.FromString(self._artifacts.read(digest))
-        except ValueError as error:
-            raise EvaluationInvalid(f"artifact {digest[:12]} is not an evaluation") from error
-        return evaluation
 
 
 def _unknown(endpoint: str) -> endpoints.EndpointUnknown:

@@ -8,10 +8,12 @@ from google.protobuf.message import Message
 
 from chassis.aggregate import Decider
 from chassis.errors import Conflict, FieldViolation, InvalidArgument, NotFound, RuleViolated
+from chassis.retirement import refuse_retired
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint, Saga, SagaKind, SagaState
 from lineal.api.registry.v1.events_pb2 import (
     ArmsChanged,
     EndpointRegistered,
+    EndpointRetired,
     SagaAdvanced,
     SagaApproved,
     SagaArchived,
@@ -79,6 +81,7 @@ class EndpointAggregate:
     queued: Saga | None = None
     last_training_end: datetime | None = None
     finished: frozenset[str] = frozenset()
+    retired: bool = False
 
     @property
     def champion(self) -> str:
@@ -87,7 +90,7 @@ class EndpointAggregate:
 
 
 def register(state: EndpointAggregate, endpoint: Endpoint) -> Sequence[Message]:
-    """Declare an endpoint; the same declaration again changes nothing.
+    """Declare an endpoint; the same declaration again changes nothing, unless it is retired.
 
     Raises EndpointInvalid, EndpointModelFixed.
     """
@@ -95,7 +98,7 @@ def register(state: EndpointAggregate, endpoint: Endpoint) -> Sequence[Message]:
     violations = [*check_name("endpoint.name", endpoint.name), *check_release(endpoint), *check_monitoring(endpoint)]
     if violations:
         raise EndpointInvalid(f"endpoint {endpoint.name!r} cannot be declared so", violations)
-    if state.endpoint == endpoint:
+    if state.endpoint == endpoint and not state.retired:
         return []
     if state.endpoint is not None and state.endpoint.model != endpoint.model:
         raise EndpointModelFixed(
@@ -103,6 +106,13 @@ def register(state: EndpointAggregate, endpoint: Endpoint) -> Sequence[Message]:
             f"{endpoint.model!r}"
         )
     return [EndpointRegistered(endpoint=endpoint)]
+
+
+def retire(state: EndpointAggregate, *, reason: str) -> Sequence[Message]:
+    """Retire an endpoint; nothing when it is retired. Its arms keep serving. Raises EndpointUnknown, SagaUnderWay."""
+    if state.retired:
+        return []
+    return [EndpointRetired(endpoint=_free(state).name, reason=reason)]
 
 
 def change_arms(
@@ -153,9 +163,10 @@ def check_arms(arms: Sequence[Arm]) -> None:
 def request_retrain(state: EndpointAggregate, saga: Saga, policy: RetrainPolicy) -> Sequence[Message]:
     """Ask for a retrain.
 
-    Raises EndpointUnknown, SagaUnderWay, RetrainTooSoon for an alarm within the policy's cooldown.
+    Raises EndpointUnknown, SagaUnderWay, Retired, RetrainTooSoon for an alarm within the policy's cooldown.
     """
-    _free(state)
+    endpoint = _free(state)
+    refuse_retired(state.retired, f"endpoint {endpoint.name!r}", "endpoint")
     if saga.alarm_id and not policy.on_alarm:
         raise RetrainTooSoon("the model's policy does not retrain on alarms")
     if saga.alarm_id and state.last_training_end is not None and saga.HasField("training_end_time"):
@@ -172,9 +183,10 @@ def request_retrain(state: EndpointAggregate, saga: Saga, policy: RetrainPolicy)
 def request_release(state: EndpointAggregate, saga: Saga) -> Sequence[Message]:
     """Ask for a release.
 
-    Raises EndpointUnknown, SagaUnderWay, ArmsInvalid when the bundle is the champion already.
+    Raises EndpointUnknown, SagaUnderWay, Retired, ArmsInvalid when the bundle is the champion already.
     """
     endpoint = _free(state)
+    refuse_retired(state.retired, f"endpoint {endpoint.name!r}", "endpoint")
     if saga.bundle_digest == state.champion:
         raise ArmsInvalid(f"bundle {saga.bundle_digest[:12]} is the champion of {endpoint.name!r} already")
     return [SagaRequested(saga=saga)]
@@ -261,7 +273,9 @@ def evolve(state: EndpointAggregate, event: Message) -> EndpointAggregate:
     """Apply one event."""
     match event:
         case EndpointRegistered():
-            return replace(state, endpoint=event.endpoint)
+            return replace(state, endpoint=event.endpoint, retired=False)
+        case EndpointRetired():
+            return replace(state, retired=True)
         case ArmsChanged():
             return _with_arms(state, event)
         case SagaRequested() if state.active is not None:

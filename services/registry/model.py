@@ -1,13 +1,14 @@
 """Models: named problems with the policies that their bundles must keep."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
 from chassis.aggregate import Decider
 from chassis.errors import FieldViolation, InvalidArgument
-from lineal.api.registry.v1.events_pb2 import ModelRegistered
+from chassis.retirement import refuse_used
+from lineal.api.registry.v1.events_pb2 import ModelRegistered, ModelRetired
 from lineal.api.registry.v1.model_pb2 import Model
 from lineal.defaults import model_with_defaults
 from services.registry.names import check_name
@@ -22,10 +23,11 @@ class ModelState:
     """A model as declared last; None before the first declaration."""
 
     model: Model | None = None
+    retired: bool = False
 
 
 def register(state: ModelState, model: Model) -> Sequence[Message]:
-    """Declare a model; the same declaration again changes nothing.
+    """Declare a model; the same declaration again changes nothing, unless it is retired.
 
     Raises ModelInvalid.
     """
@@ -33,12 +35,26 @@ def register(state: ModelState, model: Model) -> Sequence[Message]:
     violations = [*check_name("model.name", model.name), *_check_parameters(model), *_check_policies(model)]
     if violations:
         raise ModelInvalid(f"model {model.name!r} cannot be declared so", violations)
-    return [] if state.model == model else [ModelRegistered(model=model)]
+    return [] if state.model == model and not state.retired else [ModelRegistered(model=model)]
+
+
+def retire(state: ModelState, name: str, *, reason: str, users: Sequence[str]) -> Sequence[Message]:
+    """Retire a model that nothing uses; nothing when it is retired. Raises StillUsed."""
+    if state.retired:
+        return []
+    refuse_used(f"model {name!r}", users)
+    return [ModelRetired(model=name, reason=reason)]
 
 
 def evolve(state: ModelState, event: Message) -> ModelState:
     """Apply one event."""
-    return ModelState(event.model) if isinstance(event, ModelRegistered) else state
+    match event:
+        case ModelRegistered():
+            return ModelState(event.model)
+        case ModelRetired():
+            return replace(state, retired=True)
+        case _:
+            return state
 
 
 decider = Decider(ModelState(), evolve)

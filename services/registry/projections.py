@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Integer,
@@ -23,11 +24,18 @@ from chassis.paging import last_key, last_position, page_size, page_token
 from lineal.api.registry.v1 import events_pb2 as events
 from lineal.api.registry.v1.endpoint_pb2 import Saga
 from lineal.api.registry.v1.model_pb2 import Bundle, BundleState, Model
+from lineal.api.registry.v1.registry_service_pb2 import ListEndpointsRequest, ListModelsRequest, ListModelsResponse
 from services.registry import bundle as bundles
 from services.registry.views import evolve_bundle, evolve_saga, requested_saga
 
 _metadata = MetaData()
-_models = Table("models", _metadata, Column("name", String, primary_key=True), Column("body", LargeBinary))
+_models = Table(
+    "models",
+    _metadata,
+    Column("name", String, primary_key=True),
+    Column("body", LargeBinary),
+    Column("retired", Boolean, nullable=False),
+)
 _bundles = Table(
     "bundles",
     _metadata,
@@ -37,7 +45,12 @@ _bundles = Table(
     Column("body", LargeBinary),
 )
 _endpoints = Table(
-    "endpoints", _metadata, Column("name", String, primary_key=True), Column("champion", String, nullable=False)
+    "endpoints",
+    _metadata,
+    Column("name", String, primary_key=True),
+    Column("model", String, nullable=False, index=True),
+    Column("champion", String, nullable=False),
+    Column("retired", Boolean, nullable=False),
 )
 _sagas = Table(
     "sagas",
@@ -60,15 +73,17 @@ class RegistryTables:
     """The projection behind the registry's list calls."""
 
     name = "registry"
-    version = 1
+    version = 2
     metadata = _metadata
     types: Sequence[type[Message]] = (
         events.ModelRegistered,
+        events.ModelRetired,
         events.BundleRegistered,
         events.GatesEvaluated,
         events.BundleApproved,
         events.BundleRejected,
         events.EndpointRegistered,
+        events.EndpointRetired,
         events.ArmsChanged,
         events.SagaRequested,
         events.SagaAdvanced,
@@ -84,19 +99,21 @@ class RegistryTables:
         match event.message:
             case events.ModelRegistered() as message:
                 connection.execute(delete(_models).where(_models.c.name == message.model.name))
-                connection.execute(
-                    insert(_models).values(
-                        name=message.model.name, body=message.model.SerializeToString(deterministic=True)
-                    )
-                )
+                body = message.model.SerializeToString(deterministic=True)
+                connection.execute(insert(_models).values(name=message.model.name, body=body, retired=False))
+            case events.ModelRetired(model=name):
+                connection.execute(update(_models).where(_models.c.name == name).values(retired=True))
             case (
                 events.BundleRegistered() | events.GatesEvaluated() | events.BundleApproved() | events.BundleRejected()
             ):
                 _apply_bundle(connection, event)
             case events.EndpointRegistered() as message:
-                known = select(_endpoints.c.name).where(_endpoints.c.name == message.endpoint.name)
-                if connection.execute(known).first() is None:
-                    connection.execute(insert(_endpoints).values(name=message.endpoint.name, champion=""))
+                name, standing = message.endpoint.name, {"model": message.endpoint.model, "retired": False}
+                known = update(_endpoints).where(_endpoints.c.name == name).values(standing)
+                if connection.execute(known).rowcount == 0:
+                    connection.execute(insert(_endpoints).values(name=name, champion="", **standing))
+            case events.EndpointRetired(endpoint=name):
+                connection.execute(update(_endpoints).where(_endpoints.c.name == name).values(retired=True))
             case events.ArmsChanged() as message:
                 champion = next((arm.bundle_digest for arm in message.arms if arm.role == 1), "")
                 connection.execute(
@@ -131,12 +148,24 @@ class RegistryTables:
                 _forget(connection, message.replica_id)
 
 
-def models(connection: Connection, asked: int, token: str) -> tuple[list[Model], str]:
+def models(connection: Connection, request: ListModelsRequest) -> ListModelsResponse:
     """Return a page of models by name, and the token of the next."""
-    query = select(_models.c.body).where(_models.c.name > last_key(token)).order_by(_models.c.name)
-    rows = connection.execute(query.limit(page_size(asked) + 1)).scalars().all()
-    found = [Model.FromString(body) for body in rows[: page_size(asked)]]
-    return found, page_token(found[-1].name) if len(rows) > len(found) else ""
+    query = select(_models).where(_models.c.name > last_key(request.page_token)).order_by(_models.c.name)
+    if not request.include_retired:
+        query = query.where(~_models.c.retired)
+    size = page_size(request.page_size)
+    rows = connection.execute(query.limit(size + 1)).all()
+    return ListModelsResponse(
+        models=[Model.FromString(row.body) for row in rows[:size]],
+        next_page_token=page_token(rows[size - 1].name) if len(rows) > size else "",
+        retired=[row.name for row in rows[:size] if row.retired],
+    )
+
+
+def users_of_model(connection: Connection, name: str) -> list[str]:
+    """Return the endpoints, not retired, of a model."""
+    query = select(_endpoints.c.name).where(_endpoints.c.model == name, ~_endpoints.c.retired)
+    return [f"endpoint {found!r}" for found in connection.execute(query.order_by(_endpoints.c.name)).scalars()]
 
 
 def bundles_of(connection: Connection, model: str, asked: int, token: str) -> tuple[list[Bundle], str]:
@@ -158,11 +187,14 @@ def digests_like(connection: Connection, beginning: str) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
-def endpoint_names(connection: Connection, asked: int, token: str) -> tuple[list[str], str]:
+def endpoint_names(connection: Connection, request: ListEndpointsRequest) -> tuple[list[str], str]:
     """Return a page of names of endpoints, and the token of the next."""
-    query = select(_endpoints.c.name).where(_endpoints.c.name > last_key(token)).order_by(_endpoints.c.name)
-    rows = list(connection.execute(query.limit(page_size(asked) + 1)).scalars())
-    found = rows[: page_size(asked)]
+    query = select(_endpoints.c.name).where(_endpoints.c.name > last_key(request.page_token))
+    if not request.include_retired:
+        query = query.where(~_endpoints.c.retired)
+    size = page_size(request.page_size)
+    rows = list(connection.execute(query.order_by(_endpoints.c.name).limit(size + 1)).scalars())
+    found = rows[:size]
     return found, page_token(found[-1]) if len(rows) > len(found) else ""
 
 

@@ -24,11 +24,16 @@ class RegistryServicer(RegistryServiceServicer):
 
     async def GetModel(self, request: api.GetModelRequest, context: Context) -> api.GetModelResponse:
         moment = request.as_of_time if request.HasField("as_of_time") else None
-        return api.GetModelResponse(model=await self._registry.model(request.name, request.as_of_position, moment))
+        return await self._registry.model(request.name, request.as_of_position, moment)
 
     async def ListModels(self, request: api.ListModelsRequest, context: Context) -> api.ListModelsResponse:
-        models, token = await self._registry.models_page(request.page_size, request.page_token)
-        return api.ListModelsResponse(models=models, next_page_token=token)
+        return await self._registry.models_page(request)
+
+    async def RetireModel(self, request: api.RetireModelRequest, context: Context) -> api.RetireModelResponse:
+        position = await self._registry.retire_model(
+            request_id=request.request_id, name=request.name, reason=request.reason
+        )
+        return api.RetireModelResponse(position=position)
 
     async def RegisterBundle(self, request: api.RegisterBundleRequest, context: Context) -> api.RegisterBundleResponse:
         position = await self._registry.register_bundle(
@@ -76,8 +81,14 @@ class RegistryServicer(RegistryServiceServicer):
         return await self._registry.endpoint(request.name, request.as_of_position, moment)
 
     async def ListEndpoints(self, request: api.ListEndpointsRequest, context: Context) -> api.ListEndpointsResponse:
-        endpoints, token = await self._registry.endpoints_page(request.page_size, request.page_token)
+        endpoints, token = await self._registry.endpoints_page(request)
         return api.ListEndpointsResponse(endpoints=endpoints, next_page_token=token)
+
+    async def RetireEndpoint(self, request: api.RetireEndpointRequest, context: Context) -> api.RetireEndpointResponse:
+        position = await self._registry.retire_endpoint(
+            request_id=request.request_id, name=request.name, reason=request.reason
+        )
+        return api.RetireEndpointResponse(position=position)
 
     async def ChangeArms(self, request: api.ChangeArmsRequest, context: Context) -> api.ChangeArmsResponse:
         generation, position = await self._registry.change_arms(

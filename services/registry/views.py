@@ -15,7 +15,7 @@ from lineal.api.registry.v1.events_pb2 import (
     SagaFinished,
     SagaRequested,
 )
-from lineal.api.registry.v1.model_pb2 import Bundle, Model
+from lineal.api.registry.v1.model_pb2 import Bundle
 from lineal.api.registry.v1.registry_service_pb2 import GetEndpointResponse
 from services.registry import bundle as bundles
 from services.registry import endpoint as endpoints
@@ -74,6 +74,7 @@ def endpoint_view(events: Iterable[Event]) -> GetEndpointResponse:
         view.champion.CopyFrom(champions.current)
     if state.endpoint is not None:
         view.endpoint.CopyFrom(state.endpoint)
+    view.retired = state.retired
     view.generation = state.generation
     view.arms.extend(state.arms)
     view.active_saga_id = state.active.saga_id if state.active else ""
@@ -81,13 +82,13 @@ def endpoint_view(events: Iterable[Event]) -> GetEndpointResponse:
     return view
 
 
-def model_view(events: Iterable[Event]) -> Model | None:
-    """Fold a model's stream; None before it was declared."""
+def model_state(events: Iterable[Event]) -> models.ModelState:
+    """Fold a model's stream."""
     state = models.decider.initial
     for event in events:
         if event.message is not None:
             state = models.evolve(state, event.message)
-    return state.model
+    return state
 
 
 def saga_view(events: Iterable[Event], saga_id: str) -> Saga | None:

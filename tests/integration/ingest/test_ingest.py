@@ -276,6 +276,6 @@ async def test_rebuilt_tables_are_identical(suite: Suite, ingest: "IngestService
     await register(ingest)
     await send(ingest, ("one", rows()), ("two", rows(0, 2, km=-1.0)))
     await ingest.GetDataset(api.GetDatasetRequest(name="trips", min_position=(await snapshot(ingest)).position))
-    (runner,) = suite.servers["ingest"].harness._runners
-    verified = await runner.verify()
-    assert verified.live_digest == verified.rebuilt_digest
+    for runner in suite.servers["ingest"].harness._runners:
+        verified = await runner.verify()
+        assert verified.live_digest == verified.rebuilt_digest

@@ -45,6 +45,11 @@ class FeaturesServiceStub(object):
                 request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureViewsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureViewsResponse.FromString,
                 _registered_method=True)
+        self.RetireFeatureView = channel.unary_unary(
+                '/lineal.api.features.v1.FeaturesService/RetireFeatureView',
+                request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureViewRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureViewResponse.FromString,
+                _registered_method=True)
         self.RegisterFeatureSet = channel.unary_unary(
                 '/lineal.api.features.v1.FeaturesService/RegisterFeatureSet',
                 request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RegisterFeatureSetRequest.SerializeToString,
@@ -59,6 +64,11 @@ class FeaturesServiceStub(object):
                 '/lineal.api.features.v1.FeaturesService/ListFeatureSets',
                 request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureSetsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureSetsResponse.FromString,
+                _registered_method=True)
+        self.RetireFeatureSet = channel.unary_unary(
+                '/lineal.api.features.v1.FeaturesService/RetireFeatureSet',
+                request_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureSetRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureSetResponse.FromString,
                 _registered_method=True)
         self.BuildTrainingSet = channel.unary_stream(
                 '/lineal.api.features.v1.FeaturesService/BuildTrainingSet',
@@ -116,6 +126,15 @@ class FeaturesServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetireFeatureView(self, request, context):
+        """Retires a feature view: feature sets cannot be declared over it any more. FAILED_PRECONDITION names the feature sets that still
+        use it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterFeatureSet(self, request, context):
         """Declares a feature set over declared views and datasets. The same declaration again changes nothing while its views
         are the same.
@@ -133,6 +152,15 @@ class FeaturesServiceServicer(object):
 
     def ListFeatureSets(self, request, context):
         """Lists feature sets by name, the newest version of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireFeatureSet(self, request, context):
+        """Retires a feature set: training sets are not built of it any more; bundles that were made of it keep looking features up.
+        FAILED_PRECONDITION names the models that still use it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +233,11 @@ def add_FeaturesServiceServicer_to_server(servicer, server):
                     request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureViewsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureViewsResponse.SerializeToString,
             ),
+            'RetireFeatureView': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireFeatureView,
+                    request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureViewRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureViewResponse.SerializeToString,
+            ),
             'RegisterFeatureSet': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterFeatureSet,
                     request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RegisterFeatureSetRequest.FromString,
@@ -219,6 +252,11 @@ def add_FeaturesServiceServicer_to_server(servicer, server):
                     servicer.ListFeatureSets,
                     request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureSetsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureSetsResponse.SerializeToString,
+            ),
+            'RetireFeatureSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireFeatureSet,
+                    request_deserializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureSetRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureSetResponse.SerializeToString,
             ),
             'BuildTrainingSet': grpc.unary_stream_rpc_method_handler(
                     servicer.BuildTrainingSet,
@@ -322,6 +360,33 @@ class FeaturesService(object):
             _registered_method=True)
 
     @staticmethod
+    def RetireFeatureView(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.features.v1.FeaturesService/RetireFeatureView',
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureViewRequest.SerializeToString,
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureViewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RegisterFeatureSet(request,
             target,
             options=(),
@@ -392,6 +457,33 @@ class FeaturesService(object):
             '/lineal.api.features.v1.FeaturesService/ListFeatureSets',
             lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureSetsRequest.SerializeToString,
             lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.ListFeatureSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireFeatureSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.features.v1.FeaturesService/RetireFeatureSet',
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureSetRequest.SerializeToString,
+            lineal_dot_api_dot_features_dot_v1_dot_features__service__pb2.RetireFeatureSetResponse.FromString,
             options,
             channel_credentials,
             insecure,

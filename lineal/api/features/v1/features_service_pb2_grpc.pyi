@@ -39,6 +39,11 @@ class FeaturesServiceStub:
     """
     ListFeatureViews: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.ListFeatureViewsRequest, _features_service_pb2.ListFeatureViewsResponse]
     """Lists feature views by name, the newest version of each."""
+    RetireFeatureView: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.RetireFeatureViewRequest, _features_service_pb2.RetireFeatureViewResponse]
+    """Retires a feature view: feature sets cannot be declared over it any more. FAILED_PRECONDITION names the feature sets that still
+    use it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     RegisterFeatureSet: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.RegisterFeatureSetRequest, _features_service_pb2.RegisterFeatureSetResponse]
     """Declares a feature set over declared views and datasets. The same declaration again changes nothing while its views
     are the same.
@@ -47,6 +52,11 @@ class FeaturesServiceStub:
     """Returns a feature set. NOT_FOUND when the name or the version is unknown."""
     ListFeatureSets: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.ListFeatureSetsRequest, _features_service_pb2.ListFeatureSetsResponse]
     """Lists feature sets by name, the newest version of each."""
+    RetireFeatureSet: _grpc.UnaryUnaryMultiCallable[_features_service_pb2.RetireFeatureSetRequest, _features_service_pb2.RetireFeatureSetResponse]
+    """Retires a feature set: training sets are not built of it any more; bundles that were made of it keep looking features up.
+    FAILED_PRECONDITION names the models that still use it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     BuildTrainingSet: _grpc.UnaryStreamMultiCallable[_features_service_pb2.BuildTrainingSetRequest, _features_service_pb2.BuildTrainingSetResponse]
     """Builds a training set from snapshots, streaming progress; the last message holds the result. The same inputs give the
     same digest; repeating the call answers from the log. A client that hangs up cancels the build; the same call goes on
@@ -81,6 +91,11 @@ class FeaturesServiceAsyncStub(FeaturesServiceStub):
     """
     ListFeatureViews: _aio.UnaryUnaryMultiCallable[_features_service_pb2.ListFeatureViewsRequest, _features_service_pb2.ListFeatureViewsResponse]  # type: ignore[assignment]
     """Lists feature views by name, the newest version of each."""
+    RetireFeatureView: _aio.UnaryUnaryMultiCallable[_features_service_pb2.RetireFeatureViewRequest, _features_service_pb2.RetireFeatureViewResponse]  # type: ignore[assignment]
+    """Retires a feature view: feature sets cannot be declared over it any more. FAILED_PRECONDITION names the feature sets that still
+    use it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     RegisterFeatureSet: _aio.UnaryUnaryMultiCallable[_features_service_pb2.RegisterFeatureSetRequest, _features_service_pb2.RegisterFeatureSetResponse]  # type: ignore[assignment]
     """Declares a feature set over declared views and datasets. The same declaration again changes nothing while its views
     are the same.
@@ -89,6 +104,11 @@ class FeaturesServiceAsyncStub(FeaturesServiceStub):
     """Returns a feature set. NOT_FOUND when the name or the version is unknown."""
     ListFeatureSets: _aio.UnaryUnaryMultiCallable[_features_service_pb2.ListFeatureSetsRequest, _features_service_pb2.ListFeatureSetsResponse]  # type: ignore[assignment]
     """Lists feature sets by name, the newest version of each."""
+    RetireFeatureSet: _aio.UnaryUnaryMultiCallable[_features_service_pb2.RetireFeatureSetRequest, _features_service_pb2.RetireFeatureSetResponse]  # type: ignore[assignment]
+    """Retires a feature set: training sets are not built of it any more; bundles that were made of it keep looking features up.
+    FAILED_PRECONDITION names the models that still use it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     BuildTrainingSet: _aio.UnaryStreamMultiCallable[_features_service_pb2.BuildTrainingSetRequest, _features_service_pb2.BuildTrainingSetResponse]  # type: ignore[assignment]
     """Builds a training set from snapshots, streaming progress; the last message holds the result. The same inputs give the
     same digest; repeating the call answers from the log. A client that hangs up cancels the build; the same call goes on
@@ -134,6 +154,17 @@ class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists feature views by name, the newest version of each."""
 
     @_abc_1.abstractmethod
+    def RetireFeatureView(
+        self,
+        request: _features_service_pb2.RetireFeatureViewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_service_pb2.RetireFeatureViewResponse, _abc.Awaitable[_features_service_pb2.RetireFeatureViewResponse]]:
+        """Retires a feature view: feature sets cannot be declared over it any more. FAILED_PRECONDITION names the feature sets that still
+        use it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
+
+    @_abc_1.abstractmethod
     def RegisterFeatureSet(
         self,
         request: _features_service_pb2.RegisterFeatureSetRequest,
@@ -158,6 +189,17 @@ class FeaturesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_service_pb2.ListFeatureSetsResponse, _abc.Awaitable[_features_service_pb2.ListFeatureSetsResponse]]:
         """Lists feature sets by name, the newest version of each."""
+
+    @_abc_1.abstractmethod
+    def RetireFeatureSet(
+        self,
+        request: _features_service_pb2.RetireFeatureSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_service_pb2.RetireFeatureSetResponse, _abc.Awaitable[_features_service_pb2.RetireFeatureSetResponse]]:
+        """Retires a feature set: training sets are not built of it any more; bundles that were made of it keep looking features up.
+        FAILED_PRECONDITION names the models that still use it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
 
     @_abc_1.abstractmethod
     def BuildTrainingSet(

@@ -50,6 +50,11 @@ class IngestServiceStub(object):
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.RetireDataset = channel.unary_unary(
+                '/lineal.api.ingest.v1.IngestService/RetireDataset',
+                request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.RetireDatasetRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.RetireDatasetResponse.FromString,
+                _registered_method=True)
         self.ListDatasetVersions = channel.unary_unary(
                 '/lineal.api.ingest.v1.IngestService/ListDatasetVersions',
                 request_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetVersionsRequest.SerializeToString,
@@ -123,6 +128,15 @@ class IngestServiceServicer(object):
 
     def ListDatasets(self, request, context):
         """Lists datasets by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireDataset(self, request, context):
+        """Retires a dataset: it takes no rows and no snapshots any more; what there is of it stays readable. FAILED_PRECONDITION names the
+        feature views, feature sets and datasets that still refer to it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +232,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'RetireDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireDataset,
+                    request_deserializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.RetireDatasetRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.RetireDatasetResponse.SerializeToString,
             ),
             'ListDatasetVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDatasetVersions,
@@ -352,6 +371,33 @@ class IngestService(object):
             '/lineal.api.ingest.v1.IngestService/ListDatasets',
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsRequest.SerializeToString,
             lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.ingest.v1.IngestService/RetireDataset',
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.RetireDatasetRequest.SerializeToString,
+            lineal_dot_api_dot_ingest_dot_v1_dot_ingest__service__pb2.RetireDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

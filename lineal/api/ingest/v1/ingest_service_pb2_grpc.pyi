@@ -41,6 +41,11 @@ class IngestServiceStub:
     """Returns a dataset. NOT_FOUND when it was never declared."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetsRequest, _ingest_service_pb2.ListDatasetsResponse]
     """Lists datasets by name."""
+    RetireDataset: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RetireDatasetRequest, _ingest_service_pb2.RetireDatasetResponse]
+    """Retires a dataset: it takes no rows and no snapshots any more; what there is of it stays readable. FAILED_PRECONDITION names the
+    feature views, feature sets and datasets that still refer to it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetVersionsRequest, _ingest_service_pb2.ListDatasetVersionsResponse]
     """Lists the schema versions of a dataset, newest first. NOT_FOUND when it was never declared."""
     IngestBatches: _grpc.StreamStreamMultiCallable[_ingest_service_pb2.IngestBatchesRequest, _ingest_service_pb2.IngestBatchesResponse]
@@ -80,6 +85,11 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Returns a dataset. NOT_FOUND when it was never declared."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetsRequest, _ingest_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists datasets by name."""
+    RetireDataset: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RetireDatasetRequest, _ingest_service_pb2.RetireDatasetResponse]  # type: ignore[assignment]
+    """Retires a dataset: it takes no rows and no snapshots any more; what there is of it stays readable. FAILED_PRECONDITION names the
+    feature views, feature sets and datasets that still refer to it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListDatasetVersionsRequest, _ingest_service_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
     """Lists the schema versions of a dataset, newest first. NOT_FOUND when it was never declared."""
     IngestBatches: _aio.StreamStreamMultiCallable[_ingest_service_pb2.IngestBatchesRequest, _ingest_service_pb2.IngestBatchesResponse]  # type: ignore[assignment]
@@ -134,6 +144,17 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ListDatasetsResponse, _abc.Awaitable[_ingest_service_pb2.ListDatasetsResponse]]:
         """Lists datasets by name."""
+
+    @_abc_1.abstractmethod
+    def RetireDataset(
+        self,
+        request: _ingest_service_pb2.RetireDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.RetireDatasetResponse, _abc.Awaitable[_ingest_service_pb2.RetireDatasetResponse]]:
+        """Retires a dataset: it takes no rows and no snapshots any more; what there is of it stays readable. FAILED_PRECONDITION names the
+        feature views, feature sets and datasets that still refer to it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
 
     @_abc_1.abstractmethod
     def ListDatasetVersions(

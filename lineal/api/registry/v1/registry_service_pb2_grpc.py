@@ -50,6 +50,11 @@ class RegistryServiceStub(object):
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.RetireModel = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/RetireModel',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelResponse.FromString,
+                _registered_method=True)
         self.RegisterBundle = channel.unary_unary(
                 '/lineal.api.registry.v1.RegistryService/RegisterBundle',
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RegisterBundleRequest.SerializeToString,
@@ -94,6 +99,11 @@ class RegistryServiceStub(object):
                 '/lineal.api.registry.v1.RegistryService/ListEndpoints',
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListEndpointsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListEndpointsResponse.FromString,
+                _registered_method=True)
+        self.RetireEndpoint = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/RetireEndpoint',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointResponse.FromString,
                 _registered_method=True)
         self.ChangeArms = channel.unary_unary(
                 '/lineal.api.registry.v1.RegistryService/ChangeArms',
@@ -192,6 +202,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetireModel(self, request, context):
+        """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterBundle(self, request, context):
         """Makes a bundle known to its model. The manifest and every file it names must be in the artifact store and intact, else
         FAILED_PRECONDITION.
@@ -251,6 +269,15 @@ class RegistryServiceServicer(object):
 
     def ListEndpoints(self, request, context):
         """Lists endpoints by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireEndpoint(self, request, context):
+        """Retires an endpoint: no retrain and no release can be asked for any more; its arms keep serving and can be rolled back.
+        FAILED_PRECONDITION while a saga is under way. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -377,6 +404,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.SerializeToString,
             ),
+            'RetireModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireModel,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelResponse.SerializeToString,
+            ),
             'RegisterBundle': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterBundle,
                     request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RegisterBundleRequest.FromString,
@@ -421,6 +453,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListEndpoints,
                     request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListEndpointsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListEndpointsResponse.SerializeToString,
+            ),
+            'RetireEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireEndpoint,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointResponse.SerializeToString,
             ),
             'ChangeArms': grpc.unary_unary_rpc_method_handler(
                     servicer.ChangeArms,
@@ -575,6 +612,33 @@ class RegistryService(object):
             '/lineal.api.registry.v1.RegistryService/ListModels',
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsRequest.SerializeToString,
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/RetireModel',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -818,6 +882,33 @@ class RegistryService(object):
             '/lineal.api.registry.v1.RegistryService/ListEndpoints',
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListEndpointsRequest.SerializeToString,
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/RetireEndpoint',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

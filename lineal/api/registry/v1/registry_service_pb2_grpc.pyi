@@ -39,6 +39,10 @@ class RegistryServiceStub:
     """Returns a model. NOT_FOUND when it was never declared."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]
     """Lists models by name."""
+    RetireModel: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RetireModelRequest, _registry_service_pb2.RetireModelResponse]
+    """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     RegisterBundle: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterBundleRequest, _registry_service_pb2.RegisterBundleResponse]
     """Makes a bundle known to its model. The manifest and every file it names must be in the artifact store and intact, else
     FAILED_PRECONDITION.
@@ -59,6 +63,11 @@ class RegistryServiceStub:
     """Returns an endpoint with its arms and its active saga. NOT_FOUND when it was never declared."""
     ListEndpoints: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListEndpointsRequest, _registry_service_pb2.ListEndpointsResponse]
     """Lists endpoints by name."""
+    RetireEndpoint: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RetireEndpointRequest, _registry_service_pb2.RetireEndpointResponse]
+    """Retires an endpoint: no retrain and no release can be asked for any more; its arms keep serving and can be rolled back.
+    FAILED_PRECONDITION while a saga is under way. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     ChangeArms: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ChangeArmsRequest, _registry_service_pb2.ChangeArmsResponse]
     """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
     not releasable or not intact in the artifact store, or another saga is under way.
@@ -109,6 +118,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Returns a model. NOT_FOUND when it was never declared."""
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelsRequest, _registry_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists models by name."""
+    RetireModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RetireModelRequest, _registry_service_pb2.RetireModelResponse]  # type: ignore[assignment]
+    """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     RegisterBundle: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterBundleRequest, _registry_service_pb2.RegisterBundleResponse]  # type: ignore[assignment]
     """Makes a bundle known to its model. The manifest and every file it names must be in the artifact store and intact, else
     FAILED_PRECONDITION.
@@ -129,6 +142,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Returns an endpoint with its arms and its active saga. NOT_FOUND when it was never declared."""
     ListEndpoints: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListEndpointsRequest, _registry_service_pb2.ListEndpointsResponse]  # type: ignore[assignment]
     """Lists endpoints by name."""
+    RetireEndpoint: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RetireEndpointRequest, _registry_service_pb2.RetireEndpointResponse]  # type: ignore[assignment]
+    """Retires an endpoint: no retrain and no release can be asked for any more; its arms keep serving and can be rolled back.
+    FAILED_PRECONDITION while a saga is under way. Declaring it again
+    brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
     ChangeArms: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ChangeArmsRequest, _registry_service_pb2.ChangeArmsResponse]  # type: ignore[assignment]
     """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
     not releasable or not intact in the artifact store, or another saga is under way.
@@ -194,6 +212,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListModelsResponse, _abc.Awaitable[_registry_service_pb2.ListModelsResponse]]:
         """Lists models by name."""
+
+    @_abc_1.abstractmethod
+    def RetireModel(
+        self,
+        request: _registry_service_pb2.RetireModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.RetireModelResponse, _abc.Awaitable[_registry_service_pb2.RetireModelResponse]]:
+        """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
 
     @_abc_1.abstractmethod
     def RegisterBundle(
@@ -268,6 +296,17 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListEndpointsResponse, _abc.Awaitable[_registry_service_pb2.ListEndpointsResponse]]:
         """Lists endpoints by name."""
+
+    @_abc_1.abstractmethod
+    def RetireEndpoint(
+        self,
+        request: _registry_service_pb2.RetireEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.RetireEndpointResponse, _abc.Awaitable[_registry_service_pb2.RetireEndpointResponse]]:
+        """Retires an endpoint: no retrain and no release can be asked for any more; its arms keep serving and can be rolled back.
+        FAILED_PRECONDITION while a saga is under way. Declaring it again
+        brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
 
     @_abc_1.abstractmethod
     def ChangeArms(
