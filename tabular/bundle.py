@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+
+from lineal.api.features.v1.transform_pb2 import Transform
+
 FORMAT = 1
 MODEL_FILE = "model.cbm"
 CARD_FILE = "card.md"
@@ -25,12 +29,13 @@ class ManifestInvalid(ValueError):
 class ModelColumn:
     """A column as the model takes it: numeric (null is NaN) or categorical (null is the empty text).
 
-    `source` is `request` for what a client sends and `view` for what is looked up by entity.
+    `source` is `request` for what a client sends, `view` for what is looked up by entity and `transform` for what is
+    computed from both. Only what a transform takes may be a `time`.
     """
 
     name: str
-    type: Literal["numeric", "categorical"]
-    source: Literal["request", "view"] = "request"
+    type: Literal["numeric", "categorical", "time"]
+    source: Literal["request", "view", "transform"] = "request"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Bundle:
     dataset. `test_start_micros` is the cut-off of the first untouched row in microseconds since 1970-01-01 UTC, None
     for a static table or an imported model; of a static table `test_share` is the share of rows that are untouched, by
     the lot of their key. `model_digest` is the SHA-256 of the model without what changes from one
-    identical fit to the next (its id and time), so that a rebuilt model can be compared.
+    identical fit to the next (its id and time), so that a rebuilt model can be compared. `transforms` are those of the
+    feature set, in order, `inputs` the columns that the transforms of this model's columns take.
     """
 
     model: str
@@ -82,6 +88,8 @@ class Bundle:
     model_digest: str = ""
     catboost_version: str = ""
     metrics: tuple[MetricValue, ...] = ()
+    transforms: tuple[Transform, ...] = ()
+    inputs: tuple[ModelColumn, ...] = ()
 
     @property
     def numeric(self) -> list[str]:
@@ -99,6 +107,12 @@ class Bundle:
         if self.test_share is None:
             # Manifests of models with times stay as they were before there was a share.
             del fields["test_share"]
+        fields["transforms"] = [
+            MessageToDict(transform, preserving_proto_field_name=True) for transform in self.transforms
+        ]
+        if not self.transforms:
+            # Nor do those of models without transforms change.
+            del fields["transforms"], fields["inputs"]
         return fields
 
     @classmethod
@@ -113,6 +127,8 @@ class Bundle:
             if version != FORMAT:
                 raise ManifestInvalid(f"the manifest has format {version}, this version reads {FORMAT}")
             fields["columns"] = tuple(ModelColumn(**column) for column in fields["columns"])
+            fields["transforms"] = tuple(ParseDict(each, Transform()) for each in fields.get("transforms", ()))
+            fields["inputs"] = tuple(ModelColumn(**column) for column in fields.get("inputs", ()))
             fields["calibrator"] = Calibrator(**fields["calibrator"])
             fields["metrics"] = tuple(MetricValue(**metric) for metric in fields["metrics"])
             for name in ("entity_columns", "label_key"):
@@ -120,5 +136,5 @@ class Bundle:
             return cls(**fields)
         except ManifestInvalid:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
             raise ManifestInvalid(f"not the manifest of a bundle: {error}") from error

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lineal.api.features.v1.feature_set_pb2 import ColumnSource, FeatureColumn, FeatureSet, ViewFeatures
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureColumn, FeatureSet, ViewFeatures
 from lineal.api.features.v1.feature_view_pb2 import Feature, FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType, Sensitivity
 from lineal.versions import version as version
@@ -17,6 +17,7 @@ from tabular.feature_rules import NUMBERS, column_type, column_violations, featu
 from tabular.schema import Violation, did_you_mean, protected, unknown
 from tabular.schema import field_of as field_of
 from tabular.transform_rules import transform_violations, with_transforms
+from tabular.transforms import needed, outputs, sources
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -26,6 +27,15 @@ _PROTECTED = "is a protected attribute, which the vault keeps for evaluation alo
 _HIDDEN = {
     Sensitivity.SENSITIVITY_DIRECT_IDENTIFIER: _PSEUDONYM,
     Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE: _PROTECTED,
+}
+_DECLARED_IN = {
+    ColumnSource.COLUMN_SOURCE_REQUEST: "request_features",
+    ColumnSource.COLUMN_SOURCE_VIEW: "view_features",
+    ColumnSource.COLUMN_SOURCE_TRANSFORM: "transforms",
+}
+_TYPES = {
+    FieldType.FIELD_TYPE_STRING: ColumnType.COLUMN_TYPE_CATEGORICAL,
+    FieldType.FIELD_TYPE_TIMESTAMP: ColumnType.COLUMN_TYPE_TIME,
 }
 # Columns that a training set has beside keys and features.
 RESERVED = frozenset({"cutoff", "label", "label_time"})
@@ -109,8 +119,9 @@ def set_violations(
     spine = datasets.get(feature_set.spine.dataset)
     if spine is None:
         return [*found, _no_such("spine.dataset", "dataset", feature_set.spine.dataset, datasets)]
-    if not feature_set.request_features and not feature_set.view_features:
-        found.append(Violation("request_features", "a feature set needs at least one request or view feature"))
+    if not feature_set.request_features and not feature_set.view_features and not feature_set.transforms:
+        text = "a feature set needs at least one request feature, view feature or transform"
+        found.append(Violation("request_features", text))
     for n, request in enumerate(feature_set.request_features):
         path = f"request_features[{n}].column"
         found += column_violations(path, request.column, spine)
@@ -121,6 +132,8 @@ def set_violations(
             found.append(_no_such(f"{path}.view", "feature view", wanted.view, views))
         else:
             found += _wanted_violations(path, wanted, view, spine, datasets[view.dataset])
+    if not found:
+        found += _on_demand_violations(feature_set, datasets, views)
     if not found:
         columns = columns_of(feature_set, datasets, views)
         # Columns of the spine that stand beside the features in a training set, and names that Lineal gives there.
@@ -133,7 +146,7 @@ def set_violations(
                 found.append(Violation("view_features", text))
             if column.name in RESERVED:
                 text = f"{column.name!r} is a name that training sets use themselves; rename it"
-                found.append(Violation("view_features" if looked_up else "request_features", text))
+                found.append(Violation(_DECLARED_IN[column.source], text))
         found += [
             Violation("spine.dataset", f"{name!r} is a name that training sets use themselves; rename the key")
             for name in sorted(beside & RESERVED)
@@ -145,6 +158,30 @@ def columns_of(
     feature_set: FeatureSet, datasets: Mapping[str, Dataset], views: Mapping[str, FeatureView]
 ) -> list[FeatureColumn]:
     """Return the columns of a valid feature set as a model sees them, in order."""
+    columns = _brought_columns(feature_set, datasets, views)
+    if not feature_set.transforms:
+        return columns
+    taken = _taken_by_transforms(feature_set, datasets, columns)
+    made = with_transforms(taken, feature_set.transforms)
+    looked_up = {column.name for column in columns if column.source == ColumnSource.COLUMN_SOURCE_VIEW}
+    for name in [name for transform in feature_set.transforms for name in outputs(transform)]:
+        column = FeatureColumn(name=name, type=column_type(made, name), source=ColumnSource.COLUMN_SOURCE_TRANSFORM)
+        for source in needed(feature_set.transforms, [name])[1]:
+            held = field_of(taken, source)
+            assert held is not None
+            column.inputs.add(
+                name=source,
+                type=_TYPES.get(held.type, ColumnType.COLUMN_TYPE_NUMERIC),
+                source=ColumnSource.COLUMN_SOURCE_VIEW if source in looked_up else ColumnSource.COLUMN_SOURCE_REQUEST,
+            )
+        columns.append(column)
+    return columns
+
+
+def _brought_columns(
+    feature_set: FeatureSet, datasets: Mapping[str, Dataset], views: Mapping[str, FeatureView]
+) -> list[FeatureColumn]:
+    """Return the columns that are sent or looked up."""
     spine = datasets[feature_set.spine.dataset]
     columns = [
         FeatureColumn(
@@ -307,6 +344,42 @@ def _label_violations(feature_set: FeatureSet, spine: Dataset, datasets: Mapping
         found.append(Violation("label.column", f"{label.column!r} is not a number; use the rule `equals`"))
     if rule is None or (rule == "value" and not label.value):
         found.append(Violation("label", "say how the column becomes the label: greater_than, equals or value: true"))
+    return found
+
+
+def _taken_by_transforms(
+    feature_set: FeatureSet, datasets: Mapping[str, Dataset], columns: Iterable[FeatureColumn]
+) -> Dataset:
+    """Return what a feature set's transforms may take, as a dataset: fields of the spine and features of views."""
+    taken = Dataset()
+    taken.CopyFrom(datasets[feature_set.spine.dataset])
+    for column in columns:
+        if column.source == ColumnSource.COLUMN_SOURCE_VIEW:
+            text = column.type == ColumnType.COLUMN_TYPE_CATEGORICAL
+            kind = FieldType.FIELD_TYPE_STRING if text else FieldType.FIELD_TYPE_FLOAT64
+            taken.fields.append(Field(name=column.name, type=kind, nullable=True))
+    return taken
+
+
+def _on_demand_violations(
+    feature_set: FeatureSet, datasets: Mapping[str, Dataset], views: Mapping[str, FeatureView]
+) -> list[Violation]:
+    if not feature_set.transforms:
+        return []
+    spine = datasets[feature_set.spine.dataset]
+    columns = _brought_columns(feature_set, datasets, views)
+    taken = _taken_by_transforms(feature_set, datasets, columns)
+    found = transform_violations("transforms", feature_set.transforms, taken)
+    names = [field.name for field in taken.fields]
+    for n, transform in enumerate(feature_set.transforms):
+        path = f"transforms[{n}].{transform.WhichOneof('kind')}"
+        for source in sources(transform):
+            if names.count(source) > 1:
+                text = f"{source!r} is a field of {spine.name} and a feature of a view; give the view another prefix"
+                found.append(Violation(path, text))
+            if source == feature_set.label.column and spine.name == feature_set.label.dataset:
+                text = f"{source!r} is the label, which is not known when a prediction is asked for; leave it out"
+                found.append(Violation(path, text))
     return found
 
 

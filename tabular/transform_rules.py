@@ -2,7 +2,7 @@
 
 import math
 import zoneinfo
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 
 from lineal.api.features.v1.transform_pb2 import CalendarPart, Impute, Transform
@@ -38,7 +38,8 @@ def transform_violations(path: str, transforms: Sequence[Transform], dataset: Da
     extended.CopyFrom(dataset)
     found: list[Violation] = []
     for n, transform in enumerate(transforms):
-        found += _violations(f"{path}[{n}]", transform, extended)
+        later = {name for each in transforms[n:] for name in outputs(each)}
+        found += _violations(f"{path}[{n}]", transform, extended, later)
         _add(extended, transform)
     return found
 
@@ -56,7 +57,7 @@ def _kind_of(column: str, dataset: Dataset) -> str:
     return _NUMBER if field is None else _KINDS.get(field.type, _NUMBER)
 
 
-def _violations(path: str, transform: Transform, dataset: Dataset) -> list[Violation]:
+def _violations(path: str, transform: Transform, dataset: Dataset, later: Set[str]) -> list[Violation]:
     found = []
     for name, where in zip(outputs(transform), (f"{path}.name", f"{path}.impute.flag"), strict=False):
         if not (name.isidentifier() and name.isascii()):
@@ -69,7 +70,7 @@ def _violations(path: str, transform: Transform, dataset: Dataset) -> list[Viola
         return [*found, Violation(path, f"say how it is computed: {', '.join(COLUMNS)}")]
     taken = _TAKES.get(kind, (_NUMBER,))
     for place, column in zip(COLUMNS[kind], sources(transform), strict=True):
-        found += _source_violations(f"{path}.{kind}.{place}", column, taken, dataset)
+        found += _source_violations(f"{path}.{kind}.{place}", column, taken, dataset, later)
     kinds = {_kind_of(column, dataset) for column in sources(transform)}
     if kind == "difference" and len(kinds) > 1 and not found:
         found.append(
@@ -78,8 +79,13 @@ def _violations(path: str, transform: Transform, dataset: Dataset) -> list[Viola
     return found + _constant_violations(f"{path}.{kind}", transform, kinds)
 
 
-def _source_violations(path: str, column: str, taken: Sequence[str], dataset: Dataset) -> list[Violation]:
+def _source_violations(
+    path: str, column: str, taken: Sequence[str], dataset: Dataset, later: Set[str]
+) -> list[Violation]:
     field = field_of(dataset, column)
+    if field is None and column in later:
+        text = f"{column!r} is made by this transform or a later one; each takes only what is made before it"
+        return [Violation(path, f"{text}: change their order, and go in no circle")]
     if field is None:
         return [Violation(path, unknown(column, dataset))]
     if field.sensitivity == Sensitivity.SENSITIVITY_PROTECTED_ATTRIBUTE:

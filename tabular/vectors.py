@@ -54,25 +54,27 @@ def assemble(columns: Sequence[ModelColumn], values: Mapping[str, npt.NDArray[An
 
     Raises ColumnMissing, ColumnMistyped.
     """
-    numbers = [column.name for column in columns if column.type == "numeric"]
-    categories = [column.name for column in columns if column.type == "categorical"]
-    numeric = np.empty((rows, len(numbers)), dtype=np.float64)
-    categorical = np.empty((rows, len(categories)), dtype=object)
-    for index, name in enumerate(numbers):
-        numeric[:, index] = _numbers(name, _given(values, name))
-    for index, name in enumerate(categories):
-        categorical[:, index] = _categories(name, _given(values, name))
+    numeric_names = [column.name for column in columns if column.type == "numeric"]
+    categorical_names = [column.name for column in columns if column.type == "categorical"]
+    numeric = np.empty((rows, len(numeric_names)), dtype=np.float64)
+    categorical = np.empty((rows, len(categorical_names)), dtype=object)
+    for index, name in enumerate(numeric_names):
+        numeric[:, index] = numbers(name, given(values, name))
+    for index, name in enumerate(categorical_names):
+        categorical[:, index] = categories(name, given(values, name))
     return Vectors(numeric, categorical)
 
 
-def _given(values: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
+def given(values: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
+    """Return the values of a column. Raises ColumnMissing."""
     try:
         return values[name]
     except KeyError:
         raise ColumnMissing(name) from None
 
 
-def _numbers(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def numbers(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the values of a column of numbers, NaN for null. Raises ColumnMistyped."""
     if values.dtype.kind in "fiub":
         return values
     if values.dtype.kind == "O" and all(value is None for value in values):
@@ -80,7 +82,8 @@ def _numbers(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     raise ColumnMistyped(name, "numbers", "text" if values.dtype.kind in "OU" else str(values.dtype))
 
 
-def _categories(name: str, values: npt.NDArray[Any]) -> list[str]:
+def categories(name: str, values: npt.NDArray[Any]) -> list[str]:
+    """Return the values of a column of categories, the empty text for null. Raises ColumnMistyped."""
     kind = values.dtype.kind
     if kind in "OU":
         texts = ["" if value is None or value != value else value for value in values.tolist()]

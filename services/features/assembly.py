@@ -29,7 +29,7 @@ from tabular.definitions import prefix_of, spine_keys, wanted_features
 from tabular.operators import FOREVER, STATIC_TIME, Rows, Timeline, operator
 from tabular.parquet import ipc_pieces, read_all, read_parquet
 from tabular.schema import arrow_schema
-from tabular.transforms import extended, needed
+from tabular.transforms import extended, needed, outputs
 
 Ints = npt.NDArray[np.int64]
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -229,12 +229,18 @@ def finished(
     entities: Sequence[str],
     columns: Sequence[tuple[str, int]],
     parts: Sequence[pa.Table],
+    transforms: Sequence[Transform] = (),
 ) -> pa.Table:
     """Put keys, cut-off, features and label side by side.
 
-    `columns` are names and types of the features, `parts` the features of views, row by row those of the spine.
+    `columns` are names and types of the features, `parts` the features of views, row by row those of the spine, and
+    `transforms` those of the feature set, which take columns of both.
     """
     computed = {name: table[name] for table in parts for name in table.column_names}
+    if transforms:
+        brought = {name: spine_table[name] for name in spine_table.column_names}
+        made = extended(pa.table(brought | computed), transforms)
+        computed |= {name: made[name] for transform in transforms for name in outputs(transform)}
     arrays: dict[str, pa.ChunkedArray] = {}
     for name in dict.fromkeys([*row_key, *entities, CUTOFF]):
         arrays[name] = spine_table[name]

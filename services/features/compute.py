@@ -17,6 +17,7 @@ from dask import distributed
 from chassis.artifacts import artifact_store
 from chassis.errors import Unavailable
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, steps
 from services.features.assembly import Files
@@ -320,6 +321,12 @@ def columns_needed(registered: FeatureSetRegistered, plan: Plan) -> dict[str, li
     spine, label = feature_set.spine.dataset, feature_set.label
     wanted[spine] += [*assembly.dataset_of(plan.sources[spine].declaration).row_key, *registered.entity_columns]
     wanted[spine] += [*(request.column for request in feature_set.request_features), *label.key]
+    wanted[spine] += [
+        source.name
+        for column in registered.columns
+        for source in column.inputs
+        if source.source == ColumnSource.COLUMN_SOURCE_REQUEST
+    ]
     wanted[label.dataset] += [*label.key, label.column]
     for used in feature_set.view_features:
         view = FeatureView.FromString(plan.views[used.view])

@@ -214,6 +214,7 @@ def finish(
         registered.entity_columns,
         [(column.name, column.type) for column in registered.columns],
         parts,
+        registered.feature_set.transforms,
     )
     store = _store(place.artifacts, place.cache)
     pieces = [table.slice(start, _ROWS_PER_FILE) for start in range(0, max(table.num_rows, 1), _ROWS_PER_FILE)]

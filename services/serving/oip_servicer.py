@@ -20,7 +20,7 @@ from services.serving.servicer import champion_bundle, required
 from tabular.bundle import Bundle, ModelColumn
 
 Context = Any
-_DATATYPES = {"numeric": "FP64", "categorical": "BYTES"}
+_DATATYPES = {"numeric": "FP64", "categorical": "BYTES", "time": "INT64"}
 
 
 class RawScoreGone(RuleViolated):

@@ -24,6 +24,7 @@ from services.serving.recorder import Recorder
 from services.serving.request import LABEL_KEY_SEPARATOR, Request
 from services.serving.routing import route
 from tabular.columns import to_numpy
+from tabular.on_demand import OnDemand, on_demand
 from tabular.scorer import Scorer, Scores
 from tabular.vectors import ColumnMissing, ColumnMistyped, Vectors, assemble
 
@@ -150,18 +151,22 @@ class Predictor:
         self, loaded: LoadedArms, arm: Arm, request: Request, given: Mapping[str, npt.NDArray[Any]]
     ) -> _Scored:
         scorer = loaded.scorers[arm.bundle_digest]
-        looked_up = await self._look_up(scorer, request)
+        computing = on_demand(scorer.bundle, given)
+        looked_up = await self._look_up(scorer, request, computing)
+        values = {**looked_up.values, **given}
         try:
-            vectors = assemble(scorer.bundle.columns, {**looked_up.values, **given}, request.rows)
+            made = computing.compute(values)
+            vectors = assemble(scorer.bundle.columns, {**made, **values}, request.rows)
         except (ColumnMissing, ColumnMistyped) as error:
             raise _feature_invalid(scorer, given, error) from error
         if request.rows < _THREAD_ROWS:
             return _Scored(arm, vectors, scorer.score(vectors), looked_up)
         return _Scored(arm, vectors, await asyncio.to_thread(scorer.score, vectors), looked_up)
 
-    async def _look_up(self, scorer: Scorer, request: Request) -> LookedUp:
+    async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand) -> LookedUp:
         bundle = scorer.bundle
-        if all(column.source == "request" or column.name in request.columns for column in bundle.columns):
+        wanted = (*bundle.columns, *computing.inputs)
+        if all(column.source != "view" or column.name in request.columns for column in wanted):
             return LookedUp()
         return await self._lookups.get(
             bundle.feature_set,
@@ -200,7 +205,13 @@ class Predictor:
         bundle = loaded.scorers[scored.arm.bundle_digest].bundle
         entities = _texts(request, bundle.entity_columns)
         labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
-        given = [column.name for column in bundle.columns if column.source == "view" and column.name in request.columns]
+        given = list(
+            dict.fromkeys(
+                column.name
+                for column in (*bundle.columns, *bundle.inputs)
+                if column.source != "request" and column.name in request.columns
+            )
+        )
         now = int(self._clock.now().timestamp() * 1e6)
         decisions = answer.decisions or [0] * request.rows
         return [
@@ -304,9 +315,10 @@ def _feature_invalid(
 ) -> FeatureInvalid:
     if isinstance(error, ColumnMistyped):
         return FeatureInvalid(str(error), [FieldViolation(f"columns[{error.column}]", str(error))])
-    missing = [
-        column.name for column in scorer.bundle.columns if column.source == "request" and column.name not in given
-    ] or [error.column]
+    needed = (*scorer.bundle.columns, *on_demand(scorer.bundle, given).inputs)
+    missing = list(
+        dict.fromkeys(column.name for column in needed if column.source == "request" and column.name not in given)
+    ) or [error.column]
     return FeatureInvalid(
         f"features are missing: {', '.join(missing)}",
         [

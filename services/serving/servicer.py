@@ -12,6 +12,11 @@ from services.serving.request import make
 from tabular.bundle import Bundle, ModelColumn
 
 Context = Any
+_VALUE_TYPES = {
+    "numeric": api.ValueType.VALUE_TYPE_NUMBER,
+    "categorical": api.ValueType.VALUE_TYPE_TEXT,
+    "time": api.ValueType.VALUE_TYPE_TIME,
+}
 
 
 class ServingServicer(ServingServiceServicer):
@@ -68,14 +73,14 @@ def champion_bundle(loaded: LoadedArms) -> Bundle:
 
 
 def required(bundle: Bundle) -> list[ModelColumn]:
-    """Return the columns that a request must bring: request features, then entity keys that are no features."""
-    columns = [column for column in bundle.columns if column.source == "request"]
+    """Return the columns that a request must bring: request features, what transforms take, then other entity keys."""
+    brought = [column for column in (*bundle.columns, *bundle.inputs) if column.source == "request"]
+    columns = list({column.name: column for column in brought}.values())
     names = {column.name for column in columns}
-    looks_up = any(column.source == "view" for column in bundle.columns)
+    looks_up = any(column.source == "view" for column in (*bundle.columns, *bundle.inputs))
     keys = [ModelColumn(name, "categorical") for name in bundle.entity_columns if looks_up and name not in names]
     return columns + keys
 
 
 def _described(column: ModelColumn) -> api.ColumnDescription:
-    kind = api.ValueType.VALUE_TYPE_NUMBER if column.type == "numeric" else api.ValueType.VALUE_TYPE_TEXT
-    return api.ColumnDescription(name=column.name, type=kind)
+    return api.ColumnDescription(name=column.name, type=_VALUE_TYPES[column.type])

@@ -19,7 +19,7 @@ from chassis.events import EventLog
 from chassis.ids import check_request_id, request_id_from
 from chassis.projection import ProjectionRunner
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
-from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureColumn
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.api.trainer.v1.events_pb2 import EvaluationRecorded, RunCompleted
 from lineal.api.trainer.v1.run_pb2 import Evaluation, Metric, Parameters, Run, RunState
@@ -300,12 +300,11 @@ class Trainer:
             "training_set_digest": run.training_set_digest,
             "problem": "regression" if label.WhichOneof("rule") == "value" else "binary",
             "columns": [
-                {
-                    "name": column.name,
-                    "type": "categorical" if column.type == ColumnType.COLUMN_TYPE_CATEGORICAL else "numeric",
-                    "source": "view" if column.source == ColumnSource.COLUMN_SOURCE_VIEW else "request",
-                }
-                for column in features.columns
+                {**_column(column), "inputs": [_column(each) for each in column.inputs]} for column in features.columns
+            ],
+            "transforms": [
+                MessageToDict(transform, preserving_proto_field_name=True)
+                for transform in features.feature_set.transforms
             ],
             "feature_set": built.feature_set,
             "feature_set_version": built.feature_set_version,
@@ -360,3 +359,12 @@ class Trainer:
         progress = self._progress.get(run_id, _Progress())
         job = self._jobs.get(run_id)
         return (progress.stage, progress.done) != seen or job is None or job.done()
+
+
+def _column(column: FeatureColumn) -> dict[str, str]:
+    """Return a column as the manifest of a bundle has it."""
+    return {
+        "name": column.name,
+        "type": ColumnType.Name(column.type).removeprefix("COLUMN_TYPE_").lower(),
+        "source": ColumnSource.Name(column.source).removeprefix("COLUMN_SOURCE_").lower(),
+    }

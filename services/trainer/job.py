@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from chassis.artifacts import ArtifactStore, artifact_store, canonical_json
+from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.api.trainer.v1.run_pb2 import BundleMetrics, Evaluation, Metric, Parameters
 from services.trainer import evaluation, fairness, split, vault
 from services.trainer.card import card
@@ -38,9 +39,9 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
     """Make a bundle of a training set."""
     started = time.process_time()
     parameters = ParseDict(spec["parameters"], Parameters())
-    columns = _ordered(
-        ModelColumn(**column) for column in spec["columns"] if column["name"] not in parameters.exclude_columns
-    )
+    wanted = [column for column in spec["columns"] if column["name"] not in parameters.exclude_columns]
+    columns = _ordered(ModelColumn(column["name"], column["type"], column["source"]) for column in wanted)
+    inputs = dict.fromkeys(ModelColumn(**each) for column in wanted for each in column["inputs"])
     report("reading", 0, 1)
     rows = read(artifacts, spec["training_set_digest"], columns)
     parts = _split(rows, parameters)
@@ -62,6 +63,8 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
         test_share=parameters.test_share if rows.cutoff_micros is None else None,
         model_digest=fitted.model_digest,
         catboost_version=CATBOOST_VERSION,
+        transforms=tuple(ParseDict(each, Transform()) for each in spec["transforms"]) if inputs else (),
+        inputs=tuple(inputs),
     )
     scorer = Scorer(bundle, fitted.model_file)
     report("evaluating", 0, 1)

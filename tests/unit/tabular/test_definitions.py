@@ -2,10 +2,12 @@ from collections.abc import Callable
 
 import pytest
 
-from lineal.api.features.v1.feature_set_pb2 import ColumnType, FeatureSet
+from lineal import features
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import Aggregate, FeatureView, Lag
 from lineal.api.features.v1.feature_view_pb2 import AggregateFunction as FN
-from lineal.api.ingest.v1.dataset_pb2 import Dataset, Sensitivity
+from lineal.api.features.v1.transform_pb2 import Transform
+from lineal.api.ingest.v1.dataset_pb2 import Dataset, FieldType, Sensitivity
 from tabular import definitions
 from tests.unit.tabular.declarations import ends, feature_set, trips, view
 
@@ -129,6 +131,58 @@ def test_a_wrong_feature_set_is_named_by_path(change: Callable[[FeatureSet], Non
     wrong = feature_set()
     change(wrong)
     assert path in [v.field for v in definitions.set_violations(wrong, DATASETS, VIEWS)]
+
+
+def test_transforms_of_a_feature_set_are_its_last_columns() -> None:
+    declared = feature_set()
+    declared.transforms.extend(
+        [
+            features.ratio("share", "km", "driver_delays_mean"),
+            features.cross("pair", "driver_delays_weather", "driver"),
+            features.calendar("hour", "start", "hour"),
+            features.impute("known", "share", 0.0, flag="unknown"),
+        ]
+    )
+    assert definitions.set_violations(declared, DATASETS, VIEWS) == []
+    made = definitions.columns_of(declared, DATASETS, VIEWS)[4:]
+    assert [column.name for column in made] == ["share", "pair", "hour", "known", "unknown"]
+    assert {column.source for column in made} == {ColumnSource.COLUMN_SOURCE_TRANSFORM}
+    assert [ColumnType.Name(column.type)[12:] for column in made] == ["NUMERIC", "CATEGORICAL", *["NUMERIC"] * 3]
+    taken = [[(each.name, each.source) for each in column.inputs] for column in made]
+    request, looked_up = ColumnSource.COLUMN_SOURCE_REQUEST, ColumnSource.COLUMN_SOURCE_VIEW
+    assert taken[0] == taken[3] == taken[4] == [("km", request), ("driver_delays_mean", looked_up)]
+    assert made[2].inputs[0].type == ColumnType.COLUMN_TYPE_TIME
+
+
+@pytest.mark.parametrize(
+    ("transform", "path", "text"),
+    [
+        (features.clip("c", "kn", maximum=1), "transforms[0].clip.column", "no field 'kn'"),
+        (features.clip("c", "later", maximum=1), "transforms[0].clip.column", "go in no circle"),
+        (features.clip("c", "c", maximum=1), "transforms[0].clip.column", "go in no circle"),
+        (features.clip("driver_delays_n", "km", maximum=1), "transforms[0].name", "choose another name"),
+        (features.clip("told", "km", maximum=1), "transforms[0].name", "choose another name"),
+        (features.clip("label", "km", maximum=1), "transforms", "rename it"),
+        (features.clip("c", "driver_delays_weather", maximum=1), "transforms[0].clip.column", "is a text"),
+    ],
+)
+def test_a_wrong_transform_of_a_feature_set_is_named_by_path(transform: Transform, path: str, text: str) -> None:
+    wrong = feature_set()
+    wrong.transforms.extend([transform, features.clip("later", "km", minimum=0)])
+    found = [v.description for v in definitions.set_violations(wrong, DATASETS, VIEWS) if v.field == path]
+    assert [text in description for description in found] == [True]
+
+
+def test_a_transform_takes_neither_the_label_nor_an_ambiguous_column() -> None:
+    wrong = feature_set()
+    wrong.label.dataset, wrong.label.column = "trips", "km"
+    wrong.view_features[0].prefix = "driver_"
+    spine = trips()
+    spine.fields.add(name="driver_n", type=FieldType.FIELD_TYPE_FLOAT64)
+    wrong.transforms.append(features.ratio("c", "km", "driver_n"))
+    found = definitions.set_violations(wrong, {**DATASETS, "trips": spine}, VIEWS)
+    texts = [v.description for v in found if v.field == "transforms[0].ratio"]
+    assert ["is the label" in texts[0], "another prefix" in texts[1]] == [True, True]
 
 
 def test_a_protected_attribute_is_never_a_feature() -> None:

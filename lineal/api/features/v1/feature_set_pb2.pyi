@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lineal.api.features.v1 import transform_pb2 as _transform_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,6 +33,8 @@ class _ColumnTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ColumnType
     """A number; null is NaN."""
     COLUMN_TYPE_CATEGORICAL: _ColumnType.ValueType  # 2
     """A category, as text; null is a category of its own."""
+    COLUMN_TYPE_TIME: _ColumnType.ValueType  # 3
+    """An instant; only what a transform takes is of this type, never a feature."""
 
 class ColumnType(_ColumnType, metaclass=_ColumnTypeEnumTypeWrapper):
     """Type of a feature column."""
@@ -42,6 +45,8 @@ COLUMN_TYPE_NUMERIC: ColumnType.ValueType  # 1
 """A number; null is NaN."""
 COLUMN_TYPE_CATEGORICAL: ColumnType.ValueType  # 2
 """A category, as text; null is a category of its own."""
+COLUMN_TYPE_TIME: ColumnType.ValueType  # 3
+"""An instant; only what a transform takes is of this type, never a feature."""
 Global___ColumnType: _TypeAlias = ColumnType  # noqa: Y015
 
 class _ColumnSource:
@@ -56,6 +61,8 @@ class _ColumnSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ColumnSo
     """The request."""
     COLUMN_SOURCE_VIEW: _ColumnSource.ValueType  # 2
     """The online store."""
+    COLUMN_SOURCE_TRANSFORM: _ColumnSource.ValueType  # 3
+    """A transform of the feature set, computed from columns of the request and of views."""
 
 class ColumnSource(_ColumnSource, metaclass=_ColumnSourceEnumTypeWrapper):
     """Where a feature column's value comes from when a prediction is asked for."""
@@ -66,6 +73,8 @@ COLUMN_SOURCE_REQUEST: ColumnSource.ValueType  # 1
 """The request."""
 COLUMN_SOURCE_VIEW: ColumnSource.ValueType  # 2
 """The online store."""
+COLUMN_SOURCE_TRANSFORM: ColumnSource.ValueType  # 3
+"""A transform of the feature set, computed from columns of the request and of views."""
 Global___ColumnSource: _TypeAlias = ColumnSource  # noqa: Y015
 
 @_typing.final
@@ -225,7 +234,7 @@ Global___Label: _TypeAlias = Label  # noqa: Y015
 @_typing.final
 class FeatureSet(_message.Message):
     """The ordered features and the label of one model. The columns of a training set are the request features, then the
-    view features, in the order declared.
+    view features, then those that transforms make, in the order declared.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -237,6 +246,7 @@ class FeatureSet(_message.Message):
     REQUEST_FEATURES_FIELD_NUMBER: _builtins.int
     VIEW_FEATURES_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    TRANSFORMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: lowercase letters, digits, hyphen and underscore."""
     description: _builtins.str
@@ -259,6 +269,12 @@ class FeatureSet(_message.Message):
     def label(self) -> Global___Label:
         """What is to be predicted."""
 
+    @_builtins.property
+    def transforms(self) -> _containers.RepeatedCompositeFieldContainer[_transform_pb2.Transform]:
+        """On-demand transforms: columns computed after the lookup from fields of the spine, which then come with the request,
+        from features of views (with their prefix), and from transforms before them. Each column they make is a feature.
+        """
+
     def __init__(
         self,
         *,
@@ -269,10 +285,11 @@ class FeatureSet(_message.Message):
         request_features: _abc.Iterable[Global___RequestFeature] | None = ...,
         view_features: _abc.Iterable[Global___ViewFeatures] | None = ...,
         label: Global___Label | None = ...,
+        transforms: _abc.Iterable[_transform_pb2.Transform] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "spine", b"spine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "label", b"label", "name", b"name", "owner", b"owner", "request_features", b"request_features", "spine", b"spine", "view_features", b"view_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "label", b"label", "name", b"name", "owner", b"owner", "request_features", b"request_features", "spine", b"spine", "transforms", b"transforms", "view_features", b"view_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,22 +304,30 @@ class FeatureColumn(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     type: Global___ColumnType.ValueType
     """Its type."""
     source: Global___ColumnSource.ValueType
     """Where it comes from."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureColumn]:
+        """For a column of a transform the columns of the request and of views that it is computed from, be it by way of other
+        transforms.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         type: Global___ColumnType.ValueType = ...,
         source: Global___ColumnSource.ValueType = ...,
+        inputs: _abc.Iterable[Global___FeatureColumn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "source", b"source", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "name", b"name", "source", b"source", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

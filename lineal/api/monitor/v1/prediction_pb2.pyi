@@ -110,7 +110,7 @@ class PredictionRecord(_message.Message):
 
     @_builtins.property
     def given_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Columns that features are looked up for, but that the request brought itself."""
+        """Columns that are looked up or computed by a transform of the feature set, but that the request brought itself."""
 
     def __init__(
         self,

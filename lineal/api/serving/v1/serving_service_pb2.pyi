@@ -33,6 +33,8 @@ class _ValueTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ValueType.V
     """Doubles or integers."""
     VALUE_TYPE_TEXT: _ValueType.ValueType  # 2
     """Texts."""
+    VALUE_TYPE_TIME: _ValueType.ValueType  # 3
+    """Instants: timestamps, whole microseconds since 1970-01-01 UTC, or texts in ISO 8601 with a zone."""
 
 class ValueType(_ValueType, metaclass=_ValueTypeEnumTypeWrapper):
     """Type of a column in a request."""
@@ -43,6 +45,8 @@ VALUE_TYPE_NUMBER: ValueType.ValueType  # 1
 """Doubles or integers."""
 VALUE_TYPE_TEXT: ValueType.ValueType  # 2
 """Texts."""
+VALUE_TYPE_TIME: ValueType.ValueType  # 3
+"""Instants: timestamps, whole microseconds since 1970-01-01 UTC, or texts in ISO 8601 with a zone."""
 Global___ValueType: _TypeAlias = ValueType  # noqa: Y015
 
 @_typing.final
