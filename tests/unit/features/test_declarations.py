@@ -1,16 +1,19 @@
 import pytest
 
+from chassis.retirement import Retired, StillUsed
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, FeatureViewRegistered
 from services.features.declarations import (
     DatasetNotDeclared,
     FeatureSetInvalid,
     FeatureViewInvalid,
+    FeatureViewUnknown,
     SetState,
     ViewState,
     evolve_set,
     evolve_view,
     register_set,
     register_view,
+    retire_view,
 )
 from tabular.definitions import version
 from tests.unit.tabular.declarations import ends, feature_set, trips, view
@@ -59,3 +62,25 @@ def test_a_name_that_training_sets_use_is_refused() -> None:
     with pytest.raises(FeatureSetInvalid) as caught:
         register_set(SetState(), wrong, DATASETS | {"trips": spine}, VIEWS)
     assert "training sets use" in caught.value.violations[0].description
+
+
+def test_nothing_is_declared_over_what_is_retired() -> None:
+    with pytest.raises(Retired, match=r"feature_view\.dataset: dataset 'ends' is retired"):
+        register_view(ViewState(), view(), ends(), {"ends"})
+    with pytest.raises(Retired, match=r"feature_set\.spine\.dataset: dataset 'trips' is retired"):
+        register_set(SetState(), feature_set(), DATASETS, VIEWS, {"datasets": {"trips"}, "views": ()})
+    with pytest.raises(Retired, match=r"feature_set\.view_features\[0\]\.view: feature view 'driver-delays'"):
+        register_set(SetState(), feature_set(), DATASETS, VIEWS, {"datasets": (), "views": {"driver-delays"}})
+
+
+def test_a_retired_view_is_declared_anew_with_the_version_it_had() -> None:
+    with pytest.raises(FeatureViewUnknown, match="never declared"):
+        retire_view(ViewState(), "v", reason="old", users=[])
+    (event,) = register_view(ViewState(), view(), ends())
+    state = evolve_view(ViewState(), event)
+    with pytest.raises(StillUsed, match="feature set 's'"):
+        retire_view(state, "driver-delays", reason="old", users=["feature set 's'"])
+    (gone,) = retire_view(state, "driver-delays", reason="old", users=[])
+    retired = evolve_view(state, gone)
+    assert retire_view(retired, "driver-delays", reason="older", users=[]) == []
+    assert register_view(retired, view(), ends()) == [event]

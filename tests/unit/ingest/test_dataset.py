@@ -1,5 +1,6 @@
 import pytest
 
+from chassis.retirement import StillUsed
 from lineal.api.ingest.v1.dataset_pb2 import Dataset, Field, FieldType
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered, SnapshotCreated
 from services.ingest.dataset import (
@@ -9,6 +10,7 @@ from services.ingest.dataset import (
     evolve,
     record_snapshot,
     register,
+    retire,
 )
 
 
@@ -66,3 +68,15 @@ def test_a_snapshot_is_recorded_once() -> None:
     state = registered(declaration())
     assert record_snapshot(state, snapshot) == [snapshot]
     assert record_snapshot(evolve(state, snapshot), snapshot) == []
+
+
+def test_a_dataset_is_retired_once_nothing_uses_it_and_comes_back_as_its_next_version() -> None:
+    state = registered(declaration())
+    with pytest.raises(StillUsed, match="dataset 'd' is still used by feature view 'v'"):
+        retire(state, "d", reason="old", users=["feature view 'v'"])
+    (event,) = retire(state, "d", reason="old", users=[])
+    retired = evolve(state, event)
+    assert retire(retired, "d", reason="older", users=["feature view 'v'"]) == []
+    (again,) = register(retired, declaration())
+    assert isinstance(again, DatasetRegistered)
+    assert (again.schema_version, evolve(retired, again).retired) == (2, False)

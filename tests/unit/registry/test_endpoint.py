@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.message import Message
 
+from chassis.retirement import Retired
 from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, Saga, SagaKind, SagaState
 from lineal.api.registry.v1.events_pb2 import ArmsChanged, SagaRejected, SagaRequested
 from lineal.api.registry.v1.model_pb2 import RetrainPolicy
@@ -173,3 +174,23 @@ def test_events_carry_the_whole_arms() -> None:
     (event,) = endpoints.change_arms(state, generation=0, arms=[champion(A)], saga_id="", reason="first")
     assert isinstance(event, ArmsChanged)
     assert [arm.bundle_digest for arm in event.arms] == [A]
+
+
+def test_a_retired_endpoint_takes_no_release_or_retrain_but_can_be_rolled_back() -> None:
+    state = with_arms(with_arms(declared(), champion(A)), champion(B))
+    state = fold(state, list(endpoints.retire(state, reason="closed")))
+    assert endpoints.retire(state, reason="again") == []
+    with pytest.raises(Retired, match="endpoint: endpoint 'delay' is retired"):
+        endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "s"))
+    with pytest.raises(Retired, match="lineal apply"):
+        endpoints.request_retrain(state, saga(SagaKind.SAGA_KIND_RETRAIN, "s"), RetrainPolicy())
+    assert endpoints.request_rollback(state, saga(SagaKind.SAGA_KIND_ROLLBACK, "s"))
+    back = fold(state, list(endpoints.register(state, Endpoint(name="delay", model="m"))))
+    assert (back.retired, back.champion) == (False, B)
+
+
+def test_an_endpoint_is_not_retired_under_a_saga() -> None:
+    state = with_arms(declared(), champion(A))
+    busy = fold(state, list(endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "s"))))
+    with pytest.raises(endpoints.SagaUnderWay):
+        endpoints.retire(busy, reason="closed")
