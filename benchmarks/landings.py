@@ -37,7 +37,9 @@ def views() -> list[FeatureView]:
         {"name": "since_last", "since_last": {}},
     ]
     tail, carrier = declared["tail"], declared["carrier"]
-    return [ParseDict({"features": more}, tail), carrier]
+    # Beside it, since parsing would put repeated fields in the place of those that are there.
+    tail.MergeFrom(ParseDict({"features": more}, FeatureView()))
+    return [tail, carrier]
 
 
 def feature_set() -> FeatureSet:

@@ -44,6 +44,9 @@ _parked = Table(
     Column("error", Text, nullable=False),
 )
 
+# Made once: every read of online features asks it.
+_moment = select(_cursor.c.position, select(func.count()).select_from(_parked).scalar_subquery())
+
 
 @dataclass(frozen=True)
 class Parked:
@@ -74,6 +77,15 @@ def position(connection: Connection, *, lock: bool = False) -> int:
     """Return the cursor; with `lock` nobody else applies events until this transaction ends."""
     query: Any = select(_cursor.c.position)
     return int(connection.execute(query.with_for_update() if lock else query).scalar_one())
+
+
+def moment(connection: Connection) -> tuple[int, int]:
+    """Return the cursor and how many events are parked: while neither changes, nor do the tables.
+
+    An event changes them together with the cursor, or, where it was parked, as it is taken back.
+    """
+    cursor, waiting = connection.execute(_moment).one()
+    return int(cursor), int(waiting)
 
 
 def advance(connection: Connection, reached: int) -> None:

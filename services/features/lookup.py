@@ -30,7 +30,15 @@ class EntitiesInvalid(InvalidArgument):
 
 
 class Store(Protocol):
-    """Where online state lies: the signature of an entity's state, and the state itself."""
+    """Where online state lies: the signature of an entity's state, and the state itself.
+
+    While `moment` is the same no state changes; None where the store cannot say.
+    """
+
+    @property
+    def moment(self) -> tuple[int, int] | None:
+        """What is read is of this moment."""
+        ...
 
     def signatures(self, views: Sequence[str], entities: Sequence[str]) -> dict[tuple[str, str], tuple[int, ...]]:
         """Return, by view version and entity, a signature that changes whenever the state does."""
@@ -87,7 +95,23 @@ class Cache:
         self._timelines: OrderedDict[tuple[str, str], tuple[tuple[int, ...], tuple[bytes, bytes], Timeline]] = (
             OrderedDict()
         )
+        # The signatures seen at the last moment: None for entities without state.
+        self._moment: tuple[int, int] | None = None
+        self._signatures: dict[tuple[str, str], tuple[int, ...] | None] = {}
         self._lock = threading.Lock()
+
+    def signatures(self, store: Store, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, ...]]:
+        """Return the signatures of those entities that have state, asking the store once in a moment."""
+        with self._lock:
+            if store.moment is None or store.moment != self._moment or len(self._signatures) > self._entries:
+                self._moment, self._signatures = store.moment, {}
+            seen = self._signatures
+        unseen = [key for key in wanted if key not in seen]
+        if unseen:
+            views, entities = (sorted({key[n] for key in unseen}) for n in (0, 1))
+            found = store.signatures(views, entities)
+            seen.update((key, found.get(key)) for key in unseen)
+        return {key: signature for key in wanted if (signature := seen[key]) is not None}
 
     def get(
         self,
@@ -126,12 +150,14 @@ def answer(
     held = _entity_arrays(prepared, entities, rows)
     cutoff = np.full(rows, cutoffs[0]) if len(cutoffs) == 1 else np.array(cutoffs, dtype=np.int64)
     named = [keys.encode([held[name] for name in lookup.keys]) for lookup in prepared.lookups]
-    asked = sorted({key for texts in named for key in texts if key is not None})
-    found = store.signatures([lookup.version for lookup in prepared.lookups], asked)
+    asked = [
+        [(lookup.version, text) for text in dict.fromkeys(texts) if text is not None]
+        for lookup, texts in zip(prepared.lookups, named, strict=True)
+    ]
+    found = cache.signatures(store, [key for keys_of in asked for key in keys_of])
     response = GetOnlineFeaturesResponse(feature_set_version=prepared.version)
-    for lookup, texts in zip(prepared.lookups, named, strict=True):
-        unique = list(dict.fromkeys(text for text in texts if text is not None))
-        there = cache.get(store, lookup.layout, found, [(lookup.version, text) for text in unique])
+    for lookup, texts, wanted in zip(prepared.lookups, named, asked, strict=True):
+        there = cache.get(store, lookup.layout, found, wanted)
         timeline, codes = _together(lookup, there, texts)
         computed = timeline.at(codes, cutoff).compute(lookup.operators)
         for name, feature in zip(lookup.columns, computed, strict=True):

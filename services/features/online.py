@@ -227,6 +227,23 @@ class StoredView:
             self._connection.execute(insert(_versions), new)
 
 
+# Made once: making it costs a read as much as asking it.
+_signatures = (
+    select(
+        _chunks.c.view,
+        _chunks.c.entity,
+        func.max(_chunks.c.chunk),
+        func.sum(_chunks.c.rows),
+        func.sum(_chunks.c.revision),
+    )
+    .where(
+        _chunks.c.view.in_(bindparam("views", expanding=True)),
+        _chunks.c.entity.in_(bindparam("entities", expanding=True)),
+    )
+    .group_by(_chunks.c.view, _chunks.c.entity)
+)
+
+
 def signatures(
     connection: Connection, views: Sequence[str], entities: Sequence[str]
 ) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -235,14 +252,8 @@ def signatures(
     Rows are added to the newest chunk, and chunks are forgotten only when a newer one begins: no two states share all.
     """
     found: dict[tuple[str, str], tuple[int, ...]] = {}
-    counts = func.max(_chunks.c.chunk), func.sum(_chunks.c.rows), func.sum(_chunks.c.revision)
     for part in _parts(entities):
-        query = (
-            select(_chunks.c.view, _chunks.c.entity, *counts)
-            .where(_chunks.c.view.in_(views), _chunks.c.entity.in_(part))
-            .group_by(_chunks.c.view, _chunks.c.entity)
-        )
-        for view, entity, *signature in connection.execute(query):
+        for view, entity, *signature in connection.execute(_signatures, {"views": views, "entities": part}):
             found[view, entity] = tuple(int(count) for count in signature)
     return found
 

@@ -58,15 +58,19 @@ class SqlOnlineStore:
         """Return what `fn` reads in one transaction, so that signatures, states and position belong together."""
         # The cursor stands still while nothing concerns it, and what was read is then good for this position.
         known = self._runner.position
-        found, position = await self._runner.query(
-            lambda connection: (fn(_Transaction(connection)), projection_state.position(connection))
-        )
+        found, position = await self._runner.query(lambda connection: _read(connection, fn))
         return found, max(known, position)
 
 
+def _read(connection: Connection, fn: Callable[[Store], T]) -> tuple[T, int]:
+    moment = projection_state.moment(connection)
+    return fn(_Transaction(connection, moment)), moment[0]
+
+
 class _Transaction:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, moment: tuple[int, int]) -> None:
         self._connection = connection
+        self.moment = moment
 
     def signatures(self, views: Sequence[str], entities: Sequence[str]) -> dict[tuple[str, str], tuple[int, ...]]:
         return online.signatures(self._connection, views, entities)

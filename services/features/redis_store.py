@@ -127,6 +127,11 @@ class RedisOnlineStore:
         """Close the connections."""
         await asyncio.to_thread(self._redis.close)
 
+    @property
+    def moment(self) -> None:
+        """Nothing says when the state changes next."""
+        return None
+
     def signatures(self, views: Sequence[str], entities: Sequence[str]) -> dict[tuple[str, str], tuple[int, ...]]:
         """Return what changes with an entity's state, by view version and entity."""
         keys = [(view, entity) for view in views for entity in entities]
