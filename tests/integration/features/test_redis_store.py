@@ -4,6 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import redis
+from google.protobuf.message import Message
 
 from chassis.artifacts import InMemoryArtifactStore, LocalArtifactStore
 from chassis.ids import new_request_id
@@ -48,12 +49,12 @@ async def test_a_batch_so_long_that_its_own_beginning_is_forgotten(redis_url: st
         {"trip": str(n), "driver": "ann", "delay": 1.0, "weather": "sun", "landed": at(n * 3600), "told": at(n * 3600)}
         for n in range(1000)
     ]
-    for part in (rows[:1], rows[1:]):
+    events: list[Message] = [DatasetRegistered(dataset=ends(), schema_version=1), registered]
+    for name, part in (("first", rows[:1]), ("rest", rows[1:])):
         digest = artifacts.put(to_parquet(pa.Table.from_pylist(part, schema=arrow_schema(ends()))))
-        batch = BatchAccepted(dataset="ends", batch_id=part[0]["trip"], accepted_digest=digest)
-        before = [DatasetRegistered(dataset=ends(), schema_version=1), registered] if part == rows[:1] else []
-        for event in (*before, batch):
-            await log.append("s", [event], request_id=new_request_id(), expected_revision=None)
+        events.append(BatchAccepted(dataset="ends", batch_id=name, accepted_digest=digest))
+    for event in events:
+        await log.append("s", [event], request_id=new_request_id(), expected_revision=None)
     store = RedisOnlineStore(redis_url, log, artifacts)
     task = asyncio.create_task(store.run())
     waiting = asyncio.create_task(store.wait_for(await log.head()))
