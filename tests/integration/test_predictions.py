@@ -142,6 +142,21 @@ async def test_a_prediction_is_answered_recorded_and_found_again(world: World) -
     assert (list(found.numeric_columns), list(found.categorical_columns)) == (["amount"], ["shop"])
 
 
+async def test_a_retired_endpoint_and_model_keep_serving_and_can_go_back(world: World) -> None:
+    first, second = await world.bundle(1), await world.bundle(2)
+    await world.arms(champion(first))
+    await world.arms(champion(second))
+    await world.registry.RetireEndpoint(
+        registry_api.RetireEndpointRequest(request_id=rid(), name="shop", reason="closed")
+    )
+    await world.registry.RetireModel(registry_api.RetireModelRequest(request_id=rid(), name="shop", reason="closed"))
+    assert (await world.predict()).bundle_digest == second
+    await world.arms(champion(first))
+    assert (await world.predict()).bundle_digest == first
+    with pytest.raises(grpc.aio.AioRpcError, match="model: model 'shop' is retired"):
+        await world.bundle(3)
+
+
 async def test_scores_are_catboosts_own_over_both_protocols(world: World) -> None:
     digest = await world.bundle(1)
     await world.arms(champion(digest))
