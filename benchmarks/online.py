@@ -78,19 +78,21 @@ def main() -> int:
                     with _feast(folder / "feast", filled) as feast:
                         report.at_most("values that Feast answers otherwise", _different(feast, filled), "", 0)
                         with _on(cores[-1:]):
-                            _reads(report, folder, features.address, feast, filled["cutoff"], size)
+                            _reads(report, folder, features.address, feast, filled, size)
                 with serving("services.features", folder / "features", **settings) as features:
                     _stream(report, ingest.address, features.address, size)
     return report.code
 
 
-def _reads(report: Report, folder: Path, features: str, feast: str, cutoff: int, size: Size) -> None:
+def _reads(report: Report, folder: Path, features: str, feast: str, filled: dict[str, Any], size: Size) -> None:
     tails = folder / "feast" / "tails.txt"
     found: dict[tuple[str, int, str], list[float]] = defaultdict(list)
     for _ in range(size.rounds):
         for entities in _GOALS:
             for kind, address in (("http", feast), ("grpc", features)):
-                once = _load(kind, address, tails, cutoff, _CLIENTS, entities, size.seconds)
+                once = _load(
+                    kind, address, tails, filled["cutoff"], filled["version"], _CLIENTS, entities, size.seconds
+                )
                 for name, value in once.items():
                     found[kind, entities, name].append(value)
     medians = {key: statistics.median(values) for key, values in found.items()}

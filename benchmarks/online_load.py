@@ -5,7 +5,7 @@
 
 `python -m benchmarks.online_load fill INGEST FEATURES ROWS`
 `python -m benchmarks.online_load stream INGEST FEATURES FIRST ROWS RATE`
-`python -m benchmarks.online_load grpc|http ADDRESS TAILS CUTOFF CLIENTS ENTITIES SECONDS`
+`python -m benchmarks.online_load grpc|http ADDRESS TAILS CUTOFF VERSION CLIENTS ENTITIES SECONDS`
 """
 
 import asyncio
@@ -40,10 +40,12 @@ _SECONDS = 600.0
 _METADATA = (("x-lineal-actor", "person:benchmark"), ("x-lineal-correlation-id", str(uuid.uuid4())))
 
 
-def asked(tails: list[str], cutoffs: list[int], position: int = 0) -> features_api.GetOnlineFeaturesRequest:
-    """Return the question for the ten features of some tails."""
+def asked(
+    tails: list[str], cutoffs: list[int], position: int = 0, version: str = ""
+) -> features_api.GetOnlineFeaturesRequest:
+    """Return the question for the ten features of some tails; serving names the version that a model was trained on."""
     request = features_api.GetOnlineFeaturesRequest(
-        feature_set=landings.FEATURE_SET, cutoff_micros=cutoffs, min_position=position
+        feature_set=landings.FEATURE_SET, feature_set_version=version, cutoff_micros=cutoffs, min_position=position
     )
     request.entities.add(name="tailnum").strings.values.extend(tails)
     return request
@@ -76,11 +78,9 @@ async def fill(ingest: str, features: str, rows: int) -> dict[str, Any]:
             position = answer.position
         tails = sorted(set(table["tailnum"].to_pylist()))
         cutoff = landings.micros(table["available_time"])[-1]
-        began = time.perf_counter()
         found = await store.GetOnlineFeatures(asked(tails, [cutoff], position), timeout=_SECONDS)
-        seconds = time.perf_counter() - began
     columns = {column.name: list(column.doubles.values) for column in found.columns}
-    return {"tails": tails, "cutoff": cutoff, "columns": columns, "waited": seconds}
+    return {"tails": tails, "cutoff": cutoff, "columns": columns, "version": found.feature_set_version}
 
 
 async def stream(ingest: str, features: str, first: int, rows: int, rate: int) -> dict[str, Any]:
@@ -182,11 +182,11 @@ class _Loop:
         self._call(number, self._bodies[self._next])
 
 
-def _bodies(kind: str, tails: list[str], cutoff: int, entities: int) -> list[bytes]:
+def _bodies(kind: str, tails: list[str], cutoff: int, version: str, entities: int) -> list[bytes]:
     anywhere = random.Random(entities)
     picked = [anywhere.sample(tails, entities) for _ in range(_REQUESTS)]
     if kind == "grpc":
-        return [asked(some, [cutoff]).SerializeToString() for some in picked]
+        return [asked(some, [cutoff], version=version).SerializeToString() for some in picked]
     return [json.dumps({"feature_service": "tail", "entities": {"tailnum": some}}).encode() for some in picked]
 
 
@@ -200,9 +200,9 @@ def _run(kind: str, *arguments: str) -> dict[str, Any]:
             return asyncio.run(fill(ingest, features, int(rows)))
         case "stream", (ingest, features, first, rows, rate):
             return asyncio.run(stream(ingest, features, int(first), int(rows), int(rate)))
-        case (("grpc" | "http"), (address, tails, cutoff, clients, entities, seconds)):
+        case (("grpc" | "http"), (address, tails, cutoff, version, clients, entities, seconds)):
             names = Path(tails).read_text(encoding="utf-8").split()
-            bodies = _bodies(kind, names, int(cutoff), int(entities))
+            bodies = _bodies(kind, names, int(cutoff), version, int(entities))
             reads = grpc_reads if kind == "grpc" else http_reads
             return reads(address, bodies, int(clients), float(seconds))
     raise SystemExit(__doc__)
