@@ -87,8 +87,11 @@ async def test_state_that_was_tampered_with_is_found(world: World, tmp_path: Pat
     with closing(sqlite3.connect(file)) as database:
         assert database.execute("DELETE FROM online_chunks WHERE entity = ?", ['["ann"]']).rowcount
         database.commit()
+    # What is cached is read again once an event was applied.
+    row = {"trip": "new", "driver": "bob", "delay": 1.0, "weather": "sun", "landed": at(490), "told": at(495)}
+    position = await world.send(ends(), [row])
     cutoffs, drivers = [at(500), at(500)], ["ann", "bob"]
-    response = await world.online("late", {"driver": drivers}, cutoffs)
+    response = await world.online("late", {"driver": drivers}, cutoffs, position)
     wrong = list(recorded(response, drivers, cutoffs, "after"))
     differences = (await checked(world, [*served, *wrong])).differences
     assert {(one.prediction_id, one.position) for one in differences} == {("after/0", response.position)}

@@ -91,6 +91,8 @@ async def test_a_difference_raises_an_alarm_that_names_it_once(taxi: Taxi) -> No
     with closing(sqlite3.connect(file)) as database:
         assert database.execute("DELETE FROM online_chunks WHERE entity = ?", ['["ann"]']).rowcount
         database.commit()
+    # What is cached is read again once an event was applied.
+    position = await taxi.send(ends(), [row for row in taxi.rows[1] if row["driver"] == "bob"])
     await taxi.record(*await taxi.serve("second", at(501), position))
     (second,) = (await taxi.check()).alarms
     assert "driver_delays_n of prediction second/0 was served as 0.0" in second.finding
