@@ -49,7 +49,7 @@ def recorded(client: Client, start: datetime, count: int, min_position: int) -> 
         found = client.predictions("progression", start=start, end=start + ONE_DAY, min_position=min_position)
         if len(found) == count:
             return found
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks at what another process brings
     pytest.fail(f"monitor has not got {count} predictions of {start} within 60 s")
 
 
