@@ -14,14 +14,13 @@ import random
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import landings
+from benchmarks.closed_loop import ClosedLoop, percentiles
 from benchmarks.http_wire import Connections
 from benchmarks.wire import Connection
 from lineal.api.features.v1 import features_service_pb2 as features_api
@@ -35,7 +34,6 @@ GET = "/lineal.api.features.v1.FeaturesService/GetOnlineFeatures"
 _BATCH_ROWS = 20_000
 _STREAM_ROWS = 50
 _REQUESTS = 2_000
-_WARM_SECONDS = 1.0
 _SECONDS = 600.0
 _METADATA = (("x-lineal-actor", "person:benchmark"), ("x-lineal-correlation-id", str(uuid.uuid4())))
 
@@ -129,57 +127,22 @@ async def stream(ingest: str, features: str, first: int, rows: int, rate: int) -
         "rows": len(latencies),
         "invisible": invisible,
         "late": max(late) * 1000,
-        **_percentiles(latencies),
+        **percentiles(latencies),
     }
 
 
 def grpc_reads(address: str, bodies: list[bytes], clients: int, seconds: float) -> dict[str, float]:
     """Read through gRPC."""
-    loop = _Loop(bodies, clients, seconds)
+    loop = ClosedLoop(bodies, clients, seconds)
     with closing(Connection(address, GET, dict(_METADATA), loop.answered)) as connection:
         return loop.run(connection.call, connection.run)
 
 
 def http_reads(address: str, bodies: list[bytes], clients: int, seconds: float) -> dict[str, float]:
     """Read from Feast's feature server."""
-    loop = _Loop(bodies, clients, seconds)
+    loop = ClosedLoop(bodies, clients, seconds)
     with closing(Connections(address, "/get-online-features", clients, loop.answered)) as connections:
         return loop.run(connections.call, connections.run)
-
-
-class _Loop:
-    """Clients that ask again once they are answered."""
-
-    def __init__(self, bodies: list[bytes], clients: int, seconds: float) -> None:
-        self._bodies = bodies
-        self._next = 0
-        self._started = [0.0] * clients
-        self._seconds = seconds
-        self._latencies: list[float] = []
-        self._begin = self._end = 0.0
-
-    def run(self, call: Callable[[int, bytes], None], run: Callable[[], None]) -> dict[str, float]:
-        """Ask for the time given, after warming up; the rate of answers, and how long they took, in ms."""
-        self._call = call
-        self._begin = time.perf_counter() + _WARM_SECONDS
-        self._end = self._begin + self._seconds
-        for number in range(len(self._started)):
-            self._ask(number)
-        run()
-        return {"rate": len(self._latencies) / self._seconds, **_percentiles(self._latencies, scale=1000)}
-
-    def answered(self, number: int, _: bytes) -> None:
-        """Note an answer and ask again."""
-        now = time.perf_counter()
-        if self._begin <= now < self._end:
-            self._latencies.append(now - self._started[number])
-        if now < self._end:
-            self._ask(number)
-
-    def _ask(self, number: int) -> None:
-        self._next = (self._next + 1) % len(self._bodies)
-        self._started[number] = time.perf_counter()
-        self._call(number, self._bodies[self._next])
 
 
 def _bodies(kind: str, tails: list[str], cutoff: int, version: str, entities: int) -> list[bytes]:
@@ -188,10 +151,6 @@ def _bodies(kind: str, tails: list[str], cutoff: int, version: str, entities: in
     if kind == "grpc":
         return [asked(some, [cutoff], version=version).SerializeToString() for some in picked]
     return [json.dumps({"feature_service": "tail", "entities": {"tailnum": some}}).encode() for some in picked]
-
-
-def _percentiles(latencies: list[float], scale: float = 1) -> dict[str, float]:
-    return {f"p{p}": float(np.percentile(latencies, p)) * scale for p in (50, 99)}
 
 
 def _run(kind: str, *arguments: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def serving(module: str, folder: Path, **environment: str) -> Iterator[Server]:
     What it logs is in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     package, _, name = module.rpartition(".")
     variable = f"LINEAL_{name.upper() if package == 'services' else 'LINEAGE'}_PORT"
     variables = os.environ | {variable: str(port), "LINEAL_DATA_DIR": str(folder)} | environment
@@ -99,7 +99,8 @@ def sqlalchemy_url(dsn: str) -> str:
     return f"postgresql+psycopg://{found['user']}@/{found['dbname']}?host={found['host']}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -1,0 +1,73 @@
+"""Serving with what it needs around it: the log, a registry, a trainer that imports, a monitor that takes records."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from benchmarks.servers import Server, serving
+from benchmarks.serving_flights import KINDS
+from lineal.api.registry.v1 import registry_service_pb2 as registry_api
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
+from lineal.api.registry.v1.model_pb2 import Model
+from lineal.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
+from lineal.client import connect
+
+_AROUND = ("lineage", "trainer", "registry", "features", "monitor")
+_APPLIED_SECONDS = 60.0
+
+
+@contextmanager
+def suite(folder: Path, models: Path, cores: list[int]) -> Iterator[Server]:
+    """Run serving on these cores with a champion for each kind of model, on endpoints named like the kinds."""
+    profile = folder / "profile.yaml"
+    folder.mkdir(parents=True)
+    addresses: dict[str, str] = {}
+    settings = {"LINEAL_PROFILE": str(profile), "LINEAL_ARTIFACTS_URL": str(folder / "artifacts")}
+    with ExitStack() as stack:
+        for name in _AROUND:
+            profile.write_text(json.dumps(addresses), encoding="utf-8")
+            addresses[name] = stack.enter_context(serving(f"services.{name}", folder / name, **settings)).address
+        profile.write_text(json.dumps(addresses), encoding="utf-8")
+        with on(cores):
+            server = stack.enter_context(serving("services.serving", folder / "serving", **settings))
+        for kind in KINDS:
+            _release(profile, kind, models / kind / "model.cbm")
+        yield server
+
+
+@contextmanager
+def on(cores: list[int]) -> Iterator[None]:
+    """Start processes on these cores only within the block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _release(profile: Path, name: str, model: Path) -> None:
+    with connect(profile) as client, grpc.insecure_channel(client.profile.address("registry")) as channel:
+        registry: Any = RegistryServiceStub(channel)
+        registry.RegisterModel(registry_api.RegisterModelRequest(request_id=_id(), model=Model(name=name)))
+        digest = client.import_model(name, model)
+        client.approve(digest, "measured")
+        registry.RegisterEndpoint(
+            registry_api.RegisterEndpointRequest(request_id=_id(), endpoint=Endpoint(name=name, model=name))
+        )
+        champion = Arm(bundle_digest=digest, role=ArmRole.ARM_ROLE_CHAMPION)
+        changed = registry.ChangeArms(
+            registry_api.ChangeArmsRequest(request_id=_id(), endpoint=name, arms=[champion], reason="measured")
+        )
+        wanted = registry_api.WaitForGenerationRequest(endpoint=name, generation=changed.generation)
+        registry.WaitForGeneration(wanted, timeout=_APPLIED_SECONDS)
+
+
+def _id() -> str:
+    return str(uuid.uuid4())
