@@ -1,5 +1,6 @@
 """Tensors of the Open Inference Protocol to columns, and answers back: raw or typed, as the client speaks."""
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,7 @@ import numpy.typing as npt
 
 from chassis.errors import FieldViolation, InvalidArgument
 from lineal.api.inference.v2 import inference_service_pb2 as oip
-from lineal.api.tabular.v1.column_pb2 import Column
 from tabular.bundle import ModelColumn
-from tabular.columns import from_numpy
 
 _DTYPES: dict[str, Any] = {
     "BOOL": np.dtype("?"),
@@ -40,6 +39,11 @@ _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
+# The arrays that columns are given on as: truth values as numbers, and whole numbers as wide as they come.
+_ARRAYS: dict[str, Any] = {
+    name: np.dtype("f8") if dtype.kind in "fb" else np.dtype("u8") if name == "UINT64" else np.dtype("i8")
+    for name, dtype in _DTYPES.items()
+}
 _LENGTH = struct.Struct("<I")
 
 
@@ -47,28 +51,38 @@ class TensorInvalid(InvalidArgument):
     """A tensor is not as the protocol has it, or not as the endpoint needs it."""
 
 
-def columns_of(request: oip.ModelInferRequest, wanted: Sequence[ModelColumn]) -> list[Column]:
+class _TensorFaultError(Exception):
+    """What is wrong with the tensor at hand, and with which part of it."""
+
+    def __init__(self, what: str, part: str = "") -> None:
+        self.what = what
+        self.part = part
+
+
+def columns_of(request: oip.ModelInferRequest, wanted: Sequence[ModelColumn]) -> dict[str, npt.NDArray[Any]]:
     """Return the columns of a request: one tensor per column, or one matrix in the order of the metadata.
 
     Raises TensorInvalid.
     """
-    if request.raw_input_contents and len(request.raw_input_contents) != len(request.inputs):
-        raise _invalid(
-            "raw_input_contents", f"has {len(request.raw_input_contents)} entries for {len(request.inputs)} inputs"
-        )
+    raws = request.raw_input_contents
+    if raws and len(raws) != len(request.inputs):
+        raise _invalid("raw_input_contents", f"has {len(raws)} entries for {len(request.inputs)} inputs")
     arrays: dict[str, npt.NDArray[Any]] = {}
     for index, tensor in enumerate(request.inputs):
-        field = f"inputs[{tensor.name or index}]"
-        raw = request.raw_input_contents[index] if request.raw_input_contents else None
-        values = _values(field, tensor, raw)
-        shape = list(tensor.shape)
-        if len(shape) == 2 and shape[1] != 1:
-            _matrix(field, values.reshape(shape), wanted, arrays)
-        elif len(shape) in (1, 2):
-            arrays[tensor.name] = values
-        else:
-            raise _invalid(f"{field}.shape", f"is {shape}; send [rows], [rows, 1] or one matrix [rows, columns]")
-    return [from_numpy(name, values) for name, values in arrays.items()]
+        name, shape = tensor.name, list(tensor.shape)
+        try:
+            values = _values(tensor, shape, raws[index] if raws else None)
+            if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
+                if name in arrays:
+                    raise _TensorFaultError("is there twice; send each column once")
+                arrays[name] = values
+            elif len(shape) == 2:
+                _matrix(values.reshape(shape), wanted, arrays)
+            else:
+                raise _TensorFaultError(f"is {shape}; send [rows], [rows, 1] or one matrix [rows, columns]", ".shape")
+        except _TensorFaultError as fault:
+            raise _invalid(f"inputs[{name or index}]{fault.part}", fault.what) from None
+    return arrays
 
 
 def text_parameter(request: oip.ModelInferRequest, name: str) -> str:
@@ -101,55 +115,73 @@ def fill_outputs(
             getattr(tensor.contents, _CONTENTS[datatype]).extend(values.reshape(-1).tolist())
 
 
-def _values(field: str, tensor: oip.ModelInferRequest.InferInputTensor, raw: bytes | None) -> npt.NDArray[Any]:
-    count = int(np.prod(list(tensor.shape))) if tensor.shape else 0
-    if any(side < 0 for side in tensor.shape):
-        raise _invalid(f"{field}.shape", "a request's shape has no variable sides")
+def _values(
+    tensor: oip.ModelInferRequest.InferInputTensor, shape: Sequence[int], raw: bytes | None
+) -> npt.NDArray[Any]:
+    """Return the values of a tensor as `tabular.columns.to_numpy` would: doubles, int64 or texts."""
+    if any(side < 0 for side in shape):
+        raise _TensorFaultError("a request's shape has no variable sides", ".shape")
+    count = math.prod(shape) if shape else 0
+    datatype = tensor.datatype
     if raw is not None and tensor.HasField("contents"):
-        raise _invalid(field, "has contents although raw_input_contents are there; send one of the two")
-    if tensor.datatype == "BYTES":
-        texts = _raw_texts(field, raw) if raw is not None else list(tensor.contents.bytes_contents)
-        values = np.empty(len(texts), dtype=object)
-        try:
-            values[:] = [text.decode() for text in texts]
-        except UnicodeDecodeError as error:
-            raise _invalid(field, "holds bytes that are not UTF-8 text") from error
-    elif tensor.datatype not in _DTYPES:
-        raise _invalid(f"{field}.datatype", f"{tensor.datatype!r} is not supported; send {', '.join(_DTYPES)} or BYTES")
+        raise _TensorFaultError("has contents although raw_input_contents are there; send one of the two")
+    if datatype == "BYTES":
+        values = _texts(_raw_texts(raw) if raw is not None else tensor.contents.bytes_contents)
+    elif datatype not in _DTYPES:
+        raise _TensorFaultError(f"{datatype!r} is not supported; send {', '.join(_DTYPES)} or BYTES", ".datatype")
     elif raw is not None:
-        dtype = _DTYPES[tensor.datatype]
+        dtype = _DTYPES[datatype]
         if len(raw) != count * dtype.itemsize:
-            raise _invalid(field, f"has {len(raw)} raw bytes, its shape needs {count * dtype.itemsize}")
-        values = np.frombuffer(raw, dtype=dtype)
-    elif tensor.datatype not in _CONTENTS:
-        raise _invalid(f"{field}.datatype", f"{tensor.datatype} can only be sent raw")
+            raise _TensorFaultError(f"has {len(raw)} raw bytes, its shape needs {count * dtype.itemsize}")
+        values = np.frombuffer(raw, dtype=dtype).astype(_ARRAYS[datatype], copy=False)
+    elif datatype not in _CONTENTS:
+        raise _TensorFaultError(f"{datatype} can only be sent raw", ".datatype")
     else:
-        values = np.array(getattr(tensor.contents, _CONTENTS[tensor.datatype]), dtype=_DTYPES[tensor.datatype])
+        sent = getattr(tensor.contents, _CONTENTS[datatype])
+        values = np.array(sent, dtype=_ARRAYS[datatype])
+        _check_range(datatype, values)
     if len(values) != count:
-        raise _invalid(field, f"has {len(values)} values, its shape needs {count}")
+        raise _TensorFaultError(f"has {len(values)} values, its shape needs {count}")
     return values
 
 
-def _raw_texts(field: str, raw: bytes) -> list[bytes]:
+def _check_range(datatype: str, values: npt.NDArray[Any]) -> None:
+    """Refuse what a typed tensor of small integers cannot hold: its contents are wider than its datatype."""
+    dtype = _DTYPES[datatype]
+    if dtype.kind not in "iu" or dtype.itemsize > 2 or not len(values):
+        return
+    known = np.iinfo(dtype)
+    if values.min() < known.min or values.max() > known.max:
+        raise _TensorFaultError(f"has values outside of {datatype}: {known.min} to {known.max}")
+
+
+def _texts(sent: Sequence[bytes]) -> npt.NDArray[Any]:
+    values = np.empty(len(sent), dtype=object)
+    try:
+        values[:] = [text.decode() for text in sent]
+    except UnicodeDecodeError:
+        raise _TensorFaultError("holds bytes that are not UTF-8 text") from None
+    return values
+
+
+def _raw_texts(raw: bytes) -> list[bytes]:
     texts, place = [], 0
     while place < len(raw):
         if place + _LENGTH.size > len(raw):
-            raise _invalid(field, "its raw bytes end within a length")
+            raise _TensorFaultError("its raw bytes end within a length")
         (length,) = _LENGTH.unpack_from(raw, place)
         place += _LENGTH.size
         if place + length > len(raw):
-            raise _invalid(field, "its raw bytes end within an element")
+            raise _TensorFaultError("its raw bytes end within an element")
         texts.append(raw[place : place + length])
         place += length
     return texts
 
 
-def _matrix(
-    field: str, values: npt.NDArray[Any], wanted: Sequence[ModelColumn], arrays: dict[str, npt.NDArray[Any]]
-) -> None:
+def _matrix(values: npt.NDArray[Any], wanted: Sequence[ModelColumn], arrays: dict[str, npt.NDArray[Any]]) -> None:
     if values.shape[1] != len(wanted):
         names = ", ".join(column.name for column in wanted)
-        raise _invalid(f"{field}.shape", f"has {values.shape[1]} columns, the endpoint needs {len(wanted)}: {names}")
+        raise _TensorFaultError(f"has {values.shape[1]} columns, the endpoint needs {len(wanted)}: {names}", ".shape")
     for index, column in enumerate(wanted):
         arrays[column.name] = values[:, index]
 

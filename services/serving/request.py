@@ -1,17 +1,17 @@
 """What a prediction is asked for with, whichever protocol brought it."""
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from chassis.errors import FieldViolation, InvalidArgument
 from chassis.ids import check_request_id
 from lineal.api.tabular.v1.column_pb2 import Column
-from tabular.columns import length
+from tabular.columns import from_numpy, to_numpy
 
 MOST_ROWS = 10_000
 LABEL_KEY_SEPARATOR = "\x1f"
@@ -25,17 +25,23 @@ class RowsInvalid(InvalidArgument):
 class Request:
     """Rows to be scored.
 
-    `columns` are named, all of `rows` values; `event_time_micros` has one per row, microseconds since 1970-01-01 UTC.
+    `columns` are arrays as `tabular.columns.to_numpy` makes them, by name, all of `rows` values; `event_time_micros`
+    has one per row, microseconds since 1970-01-01 UTC. `sent` are the columns as they came, where they came as such.
     """
 
     endpoint: str
     request_id: str
     routing_key: str
-    columns: Mapping[str, Column]
+    columns: Mapping[str, npt.NDArray[Any]]
     rows: int
-    event_time_micros: npt.NDArray[np.int64]
+    event_time_micros: Sequence[int]
     min_position: int = 0
     bundle_digest: str = ""
+    sent: Mapping[str, Column] = field(default_factory=dict)
+
+    def column(self, name: str) -> Column:
+        """Return a column as other services take it."""
+        return self.sent[name] if name in self.sent else from_numpy(name, self.columns[name])
 
 
 def make(
@@ -43,11 +49,12 @@ def make(
     endpoint: str,
     request_id: str,
     routing_key: str,
-    columns: list[Column],
-    event_time_micros: list[int],
+    columns: Mapping[str, npt.NDArray[Any]],
+    event_time_micros: Sequence[int],
     now: datetime,
     min_position: int = 0,
     bundle_digest: str = "",
+    sent: Mapping[str, Column] | None = None,
 ) -> Request:
     """Check and complete a request: an id is made where there is none, times are spread over rows.
 
@@ -64,27 +71,42 @@ def make(
         endpoint=endpoint,
         request_id=check_request_id(request_id) if request_id else str(uuid.uuid4()),
         routing_key=routing_key,
-        columns={column.name: column for column in columns},
+        columns=columns,
         rows=rows,
-        event_time_micros=np.broadcast_to(np.array(times, dtype=np.int64), (rows,)),
+        event_time_micros=times if len(times) == rows else list(times) * rows,
         min_position=min_position,
         bundle_digest=bundle_digest,
+        sent=sent or {},
     )
 
 
-def _rows(columns: list[Column]) -> int:
+def by_name(columns: Sequence[Column]) -> dict[str, Column]:
+    """Return columns by their names. Raises RowsInvalid when one is there twice."""
+    named = {column.name: column for column in columns}
+    if len(named) < len(columns):
+        raise RowsInvalid("a column is there twice", [FieldViolation("columns", "send each column once")])
+    return named
+
+
+def decoded(columns: Mapping[str, Column]) -> dict[str, npt.NDArray[Any]]:
+    """Return columns as arrays. Raises RowsInvalid when a null row lies outside of its column."""
+    try:
+        return {name: to_numpy(column) for name, column in columns.items()}
+    except ValueError as error:
+        raise RowsInvalid(str(error), [FieldViolation("columns", str(error))]) from error
+
+
+def _rows(columns: Mapping[str, npt.NDArray[Any]]) -> int:
     if not columns:
         raise RowsInvalid(
             "the request has no columns", [FieldViolation("columns", "send one column per feature or key")]
         )
-    lengths = {column.name: length(column) for column in columns}
-    if len(lengths) < len(columns):
-        raise RowsInvalid("a column is there twice", [FieldViolation("columns", "send each column once")])
-    rows = next(iter(lengths.values()))
+    first = next(iter(columns))
+    rows = len(columns[first])
     violations = [
-        FieldViolation(f"columns[{name}]", f"has {count} rows, {columns[0].name!r} has {rows}")
-        for name, count in lengths.items()
-        if count != rows
+        FieldViolation(f"columns[{name}]", f"has {len(values)} rows, {first!r} has {rows}")
+        for name, values in columns.items()
+        if len(values) != rows
     ]
     if violations:
         raise RowsInvalid("the columns differ in length", violations)

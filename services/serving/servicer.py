@@ -8,7 +8,7 @@ from lineal.api.serving.v1.serving_service_pb2_grpc import ServingServiceService
 from services.serving.arms import ArmTable, LoadedArms
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
-from services.serving.request import make
+from services.serving.request import by_name, decoded, make
 from tabular.bundle import Bundle, ModelColumn
 
 Context = Any
@@ -30,14 +30,16 @@ class ServingServicer(ServingServiceServicer):
         self._clock = clock
 
     async def Predict(self, request: api.PredictRequest, context: Context) -> api.PredictResponse:
+        sent = by_name(request.columns)
         made = make(
             endpoint=request.endpoint,
             request_id=request.request_id,
             routing_key=request.routing_key,
-            columns=list(request.columns),
+            columns=decoded(sent),
             event_time_micros=list(request.event_time_micros),
             now=self._clock.now(),
             min_position=request.min_position,
+            sent=sent,
         )
         return (await self._predictor.predict(made)).response
 
