@@ -1,7 +1,8 @@
 """`python -m tabular.probe`: load a model in this process, so that a damaged file takes only this process with it.
 
 Reads a bundle's manifest path and the model file's path from the arguments, scores one row of nulls, exits 0.
-With the model file alone it prints the model's problem and columns as JSON.
+After `--compiled` it tries the compiled applier, too. With the model file alone it prints the model's problem and
+columns as JSON.
 """
 
 import json
@@ -19,7 +20,8 @@ from tabular.vectors import Vectors
 def main(arguments: list[str]) -> int:
     """Probe a model file; return the exit code."""
     try:
-        *manifests, model = [Path(argument).read_bytes() for argument in arguments]
+        compiled = arguments[0] == "--compiled"
+        *manifests, model = [Path(argument).read_bytes() for argument in arguments[compiled:]]
         if not manifests:
             problem, columns = describe(load(model))
             sys.stdout.write(json.dumps({"problem": problem, "columns": [asdict(column) for column in columns]}))
@@ -28,7 +30,7 @@ def main(arguments: list[str]) -> int:
         row = Vectors(
             np.full((1, len(bundle.numeric)), np.nan), np.full((1, len(bundle.categorical)), "", dtype=object)
         )
-        Scorer(bundle, model).score(row)
+        Scorer(bundle, model, compiled=compiled).score(row)
     except (ValueError, OSError) as error:
         sys.stderr.write(str(error))
         return 1

@@ -10,10 +10,13 @@ import catboost
 import numpy as np
 import numpy.typing as npt
 
+from tabular.applier import agree, proven, rows_of
 from tabular.bundle import Bundle, Calibrator, ModelColumn, Problem
 from tabular.vectors import Vectors
 
 CATBOOST_VERSION: str = catboost.__version__
+# Rows served that a compiled applier is compared on before it answers.
+_COMPARED_ROWS = 2_000
 
 
 class ModelUnreadable(ValueError):
@@ -31,8 +34,8 @@ class Scores:
 class Scorer:
     """A loaded model with its bundle's calibration. Safe for use by several threads."""
 
-    def __init__(self, bundle: Bundle, model_file: bytes) -> None:
-        """Load a model.
+    def __init__(self, bundle: Bundle, model_file: bytes, *, compiled: bool = False) -> None:
+        """Load a model; `compiled` scores with a compiled applier where that gives CatBoost's own numbers.
 
         A damaged file may crash the process inside CatBoost: examine unknown bytes in another process first.
         Raises ModelUnreadable when CatBoost refuses the file or its features are not the manifest's columns.
@@ -45,12 +48,12 @@ class Scorer:
         # CatBoost's fast input takes numbers first, then categories; other orders go row by row.
         types = [column.type for column in bundle.columns]
         self._ordered = types == sorted(types, key=lambda kind: kind == "categorical")
+        self._applier = proven(model_file, bundle.columns, self._model.get_borders(), self._own) if compiled else None
+        self._compared = 0
 
     def score(self, vectors: Vectors) -> Scores:
         """Score rows; one thread, so that a request costs its own core only."""
-        raw = np.asarray(
-            self._model.predict(self._input(vectors), prediction_type="RawFormulaVal", thread_count=1), dtype=np.float64
-        )
+        raw = self._raw(vectors)
         if self.bundle.problem == "regression":
             return Scores(raw, raw)
         return Scores(raw, probability(self.bundle.calibrator, raw))
@@ -61,14 +64,30 @@ class Scorer:
             return np.zeros(len(calibrated), dtype=np.uint32)
         return (calibrated >= self.bundle.threshold).astype(np.uint32)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled applier scores."""
+        return self._applier is not None
+
+    def _raw(self, vectors: Vectors) -> npt.NDArray[np.float64]:
+        applier = self._applier
+        if applier is None:
+            return self._own(vectors)
+        if self._compared < _COMPARED_ROWS:
+            # Of the texts that it learnt from a model keeps hashes alone, so only real rows show that these agree.
+            self._compared += len(vectors)
+            if not agree(applier, self._own, vectors):
+                self._applier = None
+            return self._own(vectors)
+        return applier(vectors)
+
+    def _own(self, vectors: Vectors) -> npt.NDArray[np.float64]:
+        return np.asarray(
+            self._model.predict(self._input(vectors), prediction_type="RawFormulaVal", thread_count=1), dtype=np.float64
+        )
+
     def _input(self, vectors: Vectors) -> "catboost.FeaturesData | list[list[object]]":
-        if self._ordered:
-            return features_data(vectors)
-        rows: list[list[object]] = []
-        for numbers, categories in zip(vectors.numeric.tolist(), vectors.categorical.tolist(), strict=True):
-            number, category = iter(numbers), iter(categories)
-            rows.append([next(number if column.type == "numeric" else category) for column in self.bundle.columns])
-        return rows
+        return features_data(vectors) if self._ordered else rows_of(vectors, self.bundle.columns)
 
 
 def features_data(vectors: Vectors) -> "catboost.FeaturesData":

@@ -1,6 +1,7 @@
 """Load bundles: digests first, then a trial in a process of its own, then here."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ from chassis.errors import LinealError, RuleViolated
 from tabular.bundle import MODEL_FILE, Bundle, ManifestInvalid
 from tabular.scorer import ModelUnreadable, Scorer
 
+_logger = logging.getLogger(__name__)
 _TRIAL_SECONDS = 60.0
 
 
@@ -36,8 +38,8 @@ class Loader:
                 reading = name
                 await asyncio.to_thread(self._artifacts.read, file)
             model = await asyncio.to_thread(self._artifacts.path, bundle.files[MODEL_FILE])
-            await self._try(str(manifest), str(model))
-            scorer = await asyncio.to_thread(lambda: Scorer(bundle, model.read_bytes()))
+            compiled = await self._survives(str(manifest), str(model))
+            scorer = await asyncio.to_thread(lambda: Scorer(bundle, model.read_bytes(), compiled=compiled))
         except (ManifestInvalid, ModelUnreadable, KeyError) as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
         except BundleUnloadable:
@@ -52,14 +54,23 @@ class Loader:
         kept = set(digests)
         self._scorers = {digest: scorer for digest, scorer in self._scorers.items() if digest in kept}
 
-    async def _try(self, manifest: str, model: str) -> None:
+    async def _survives(self, manifest: str, model: str) -> bool:
+        """Try a model; return whether its compiled applier may be loaded, which must not keep CatBoost from scoring."""
+        try:
+            await self._try("--compiled", manifest, model)
+        except BundleUnloadable as error:
+            await self._try(manifest, model)
+            _logger.warning("CatBoost itself scores %s: %s", model, error.message)
+            return False
+        return True
+
+    async def _try(self, *arguments: str) -> None:
         """Load and score in a child: what a damaged file can crash is that process, not this one."""
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "tabular.probe",
-            manifest,
-            model,
+            *arguments,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
