@@ -67,10 +67,10 @@ def peaks(size: int) -> list[Node]:
     """Return the full subtrees that a tree of so many leaves consists of, the largest first."""
     found = []
     start = 0
-    for level in range(size.bit_length() - 1, -1, -1):
-        if size >> level & 1:
-            found.append(Node(level, start >> level))
-            start += 1 << level
+    while start < size:
+        level = (size - start).bit_length() - 1
+        found.append(Node(level, start >> level))
+        start += 1 << level
     return found
 
 

@@ -25,8 +25,8 @@ class ProofServicer(ProofServiceServicer):
         self, request: api.GetInclusionProofRequest, context: Any
     ) -> api.GetInclusionProofResponse:
         """Prove that an event is in the log."""
-        found, path, note = await self._proofs.inclusion(request.position, request.size)
-        return api.GetInclusionProofResponse(record=found.record, path=path, checkpoint=note)
+        record, path, note = await self._proofs.inclusion(request.position, request.size)
+        return api.GetInclusionProofResponse(record=record, path=path, checkpoint=note)
 
     async def GetConsistencyProof(
         self, request: api.GetConsistencyProofRequest, context: Any

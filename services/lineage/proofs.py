@@ -3,17 +3,20 @@
 import asyncio
 import posixpath
 from collections.abc import Sequence
+from functools import lru_cache
 
 import fsspec
 
 from chassis.errors import NotFound, RuleViolated
-from lineal.notes import Checkpoint, NoteWrong, verified
+from lineal.notes import Checkpoint, NoteWrong, Signer, verified
 from services.lineage.keys import Keys
-from services.lineage.store import EventStore, Stored
-from services.lineage.tree import Tree, tile_of
+from services.lineage.store import EventStore
+from services.lineage.tree import Tree, tiles_of
 from services.lineage.writer import Writer
 
 _LATEST = "checkpoint"
+# What the log was at a size never changes; most ask for its newest.
+_CACHED_NOTES = 64
 
 
 class SizeAhead(RuleViolated):
@@ -36,13 +39,14 @@ class Proofs:
         self._tree = tree
         self._writer = writer
         self.keys = keys
+        self._note = lru_cache(_CACHED_NOTES)(self._sign)
 
     async def checkpoint(self, size: int) -> tuple[str, int]:
         """Return the signed checkpoint of a size and the size; 0 is all of the log. Raises SizeAhead."""
         size = self._size(size)
         return await asyncio.to_thread(self._signed, size), size
 
-    async def inclusion(self, position: int, size: int) -> tuple[Stored, Sequence[bytes], str]:
+    async def inclusion(self, position: int, size: int) -> tuple[bytes, Sequence[bytes], str]:
         """Return an event's record, its path and the checkpoint it leads to. Raises EventMissing, SizeAhead."""
         size = self._size(size)
         if not 0 < position <= size:
@@ -56,15 +60,15 @@ class Proofs:
             raise SizeAhead(f"size {old} lies beyond {size}; give the earlier one as old_size")
         return await asyncio.to_thread(self._tree.consistency, old, size), (await self.checkpoint(size))[0]
 
-    def _inclusion(self, position: int, size: int) -> tuple[Stored, Sequence[bytes], str]:
-        with self._store.together():
-            found, leaves = self._store.in_tile(position, *tile_of(position - 1, size))
-            path = self._tree.inclusion(position - 1, size, leaves)
-            assert found is not None
-            return found, path, self._signed(size)
+    def _inclusion(self, position: int, size: int) -> tuple[bytes, Sequence[bytes], str]:
+        record, tiles = self._store.in_tiles(position, tiles_of(position - 1, size))
+        return record, self._tree.inclusion(position - 1, size, tiles), self._signed(size)
 
     def _signed(self, size: int) -> str:
-        return self.keys.current.sign(Checkpoint(self.keys.origin, size, self._tree.root(size)).text())
+        return self._note(size, self.keys.current)
+
+    def _sign(self, size: int, signer: Signer) -> str:
+        return signer.sign(Checkpoint(self.keys.origin, size, self._tree.root(size)).text())
 
     def _size(self, asked: int) -> int:
         head = self._writer.head

@@ -37,18 +37,24 @@ class SealedRecords:
         return self._ranges
 
     def filled(self, stored: Stored) -> Stored:
-        """Return a row with its record, whichever place that is in.
+        """Return a row with its record, whichever place that is in, as `whole` does."""
+        if stored.record:
+            return stored
+        return stored._replace(record=self.whole(stored.position, stored.record, stored.leaf_hash))
+
+    def whole(self, position: int, record: bytes, leaf_hash: bytes) -> bytes:
+        """Return the record of a row, which has an empty one when it is sealed.
 
         Raises ArtifactCorrupt when the file is not there any more or is not what was sealed.
         """
-        if stored.record:
-            return stored
-        record = self.record(stored.position)
-        if merkle.leaf_hash(record) != stored.leaf_hash:
+        if record:
+            return record
+        record = self.record(position)
+        if merkle.leaf_hash(record) != leaf_hash:
             raise ArtifactCorrupt(
-                f"the sealed event at position {stored.position} was changed: restore its file or the log from a backup"
+                f"the sealed event at position {position} was changed: restore its file or the log from a backup"
             )
-        return stored._replace(record=record)
+        return record
 
     def record(self, position: int) -> bytes:
         """Return the bytes of a sealed record, as the file has them."""

@@ -3,19 +3,32 @@
 `store_writer` writes.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, case, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    LargeBinary,
+    Select,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    union_all,
+)
 
 from chassis.artifacts import ArtifactStore
 from chassis.databases import Database, open_database
+from lineal.merkle import Range
 from services.lineage.sealed import SealedRecords
 from services.lineage.store_writer import StoreWriter, take
 from services.lineage.tables import NewRecord, Stored, events, nodes
+from services.lineage.tree import TILE, TILE_LEVELS
 
 __all__ = ["EventStore", "Filter", "Page", "Stored"]
 
@@ -28,13 +41,28 @@ _STORED = (
     events.c.leaf_hash,
 )
 _PAGE_BYTES = 1024 * 1024
-# Every proof reads these, and to build a query takes longer than to run one of them.
-_RECORD = case((events.c.position == bindparam("position"), events.c.record))
-_TILE = (
-    select(*(_RECORD if column is events.c.record else column for column in _STORED))
-    .where(events.c.position > bindparam("start"), events.c.position <= bindparam("end"))
+_LEAF_TILE = (
+    select(
+        literal_column("0").label("level"),
+        events.c.position.label("number"),
+        case((events.c.position == bindparam("position"), events.c.record)).label("record"),
+        events.c.leaf_hash.label("hash"),
+    )
+    .where(events.c.position > bindparam("leaves"))
     .order_by(events.c.position)
 )
+_NODE_TILE = (
+    select(nodes.c.level, nodes.c.index.label("number"), cast(null(), LargeBinary).label("record"), nodes.c.hash)
+    .where(nodes.c.level == TILE_LEVELS, nodes.c.index >= bindparam("nodes"))
+    .order_by(nodes.c.index)
+)
+# What a proof reads, in one statement. It ends by a limit, written out, so that PostgreSQL sees that one plan is good
+# for all of them: to plan each takes as long as to run it.
+_LIMIT: ColumnElement[int] = literal_column(str(TILE))
+_TILES = union_all(*(select(tile.limit(_LIMIT).subquery()) for tile in (_LEAF_TILE, _NODE_TILE))).order_by(
+    "level", "number"
+)
+# To build a query takes longer than to run one of these.
 _LEAF_HASHES = (
     select(events.c.leaf_hash)
     .where(events.c.position > bindparam("start"), events.c.position <= bindparam("end"))
@@ -74,13 +102,9 @@ class EventStore:
     """Reads the log, and opens the one connection that writes."""
 
     def __init__(self, url: str, artifacts: ArtifactStore | None = None) -> None:
-        self._database: Database = open_database(url, synchronous="FULL", readers=8)
-        reader = self._database.reader
-        # A single statement needs no transaction around it, which on PostgreSQL is two more round trips.
-        on_postgres = reader.dialect.name == "postgresql"
-        self._single = reader.execution_options(isolation_level="AUTOCOMMIT") if on_postgres else reader
-        self._shared = threading.local()
-        self.sealed = SealedRecords(reader, artifacts)
+        self._database: Database = open_database(url, synchronous="FULL", readers=8, snapshots=False)
+        self._reader = self._database.reader
+        self.sealed = SealedRecords(self._reader, artifacts)
 
     def open_writer(self, wait_seconds: float = 0.0) -> StoreWriter:
         """Take the right to write; WriterExists when another process has it and keeps it for that long."""
@@ -112,7 +136,7 @@ class EventStore:
         query = select(*_STORED, events.c.event_id, events.c.recorded_micros).where(events.c.position > after)
         rows: list[NewRecord] = []
         size = 0
-        with self._single.begin() as connection:
+        with self._reader.begin() as connection:
             for row in connection.execute(query.order_by(events.c.position).limit(limit)):
                 stored = Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5]))
                 rows.append(NewRecord(stored, bytes(row[6]), row[7]))
@@ -135,14 +159,20 @@ class EventStore:
         """Return the record at a position."""
         return self._one(select(*_STORED).where(events.c.position == position))
 
-    def in_tile(self, position: int, start: int, end: int) -> tuple[Stored | None, list[bytes]]:
-        """Return the record at a position and the leaf hashes of the positions from `start` + 1 to `end`."""
-        with self._connected() as connection:
-            rows = connection.execute(_TILE, {"position": position, "start": start, "end": end}).all()
-        found = [
-            Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])) for row in rows if row[0] == position
-        ]
-        return self.sealed.filled(found[0]) if found else None, [bytes(row[5]) for row in rows]
+    def in_tiles(self, position: int, tiles: Sequence[Range]) -> tuple[bytes, list[list[bytes]]]:
+        """Return the record at a position, empty for none, and the hashes of tiles of the tree, see `tree.tiles_of`."""
+        (start, end), (first, last) = tiles
+        with self._reader.begin() as connection:
+            rows = connection.execute(_TILES, {"position": position, "leaves": start, "nodes": first}).all()
+        record, leaves, above = b"", [], []
+        for level, number, found, value in rows:
+            if level and number < last:
+                above.append(bytes(value))
+            elif not level and number <= end:
+                leaves.append(bytes(value))
+                if number == position:
+                    record = self.sealed.whole(position, bytes(found), leaves[-1])
+        return record, [leaves, above]
 
     def by_event_id(self, event_id: bytes) -> Stored | None:
         """Return the record of an event."""
@@ -154,7 +184,7 @@ class EventStore:
         Recorded times never go backwards, so this is a binary search by position and needs no index.
         """
         low, high = 0, self.head()
-        with self._database.reader.begin() as connection:
+        with self._reader.begin() as connection:
             while low < high:
                 middle = (low + high + 1) // 2
                 query = select(events.c.recorded_micros).where(events.c.position == middle)
@@ -172,33 +202,16 @@ class EventStore:
         """Return the hashes of the nodes [start, end) of a stored level."""
         return self._hashes(_NODE_HASHES, {"level": level, "start": start, "end": end})
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Let the reads of records and hashes within the block, in this thread, share a connection.
-
-        To take one from the pool costs as much as to read a row, on PostgreSQL a round trip more.
-        """
-        with self._single.begin() as connection:
-            self._shared.connection = connection
-            try:
-                yield
-            finally:
-                del self._shared.connection
-
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
 
-    def _connected(self) -> AbstractContextManager[Connection]:
-        shared: Connection | None = getattr(self._shared, "connection", None)
-        return nullcontext(shared) if shared else self._single.begin()
-
     def _hashes(self, query: Select[Any], values: dict[str, int]) -> list[bytes]:
-        with self._connected() as connection:
+        with self._reader.begin() as connection:
             return [bytes(found) for found in connection.execute(query, values).scalars()]
 
     def _scalar(self, query: Select[Any]) -> int:
-        with self._single.begin() as connection:
+        with self._reader.begin() as connection:
             return int(connection.execute(query).scalar_one() or 0)
 
     def _one(self, query: Select[Any]) -> Stored | None:
@@ -208,7 +221,7 @@ class EventStore:
     def _read(self, query: Select[Any], limit: int) -> tuple[list[Stored], bool]:
         records: list[Stored] = []
         size = 0
-        with self._single.begin() as connection:
+        with self._reader.begin() as connection:
             for row in connection.execute(query):
                 records.append(Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])))
                 size += len(records[-1].record)

@@ -14,6 +14,9 @@ from lineal.merkle import Growing, Node
 
 TILE_LEVELS = 4
 TILE = 1 << TILE_LEVELS
+# The stored levels of which a proof reads a tile each, at once with its record; those above fit into memory.
+TILES_OF = (0, TILE_LEVELS)
+_NOT_READ: tuple[int, int, list[list[bytes]]] = (0, 0, [])
 # Full tiles never change. Those above the leaves, 20 MiB at most, are all of a log of two million events.
 _CACHED_TILES = 8192
 # Nor do full subtrees in a tile that still grows, which are in nearly every proof, or of leaves.
@@ -48,15 +51,18 @@ class Tree:
         """Return the root over the first `size` leaves."""
         return merkle.root_of_peaks([self._hash(node, size) for node in merkle.peaks(size)])
 
-    def inclusion(self, index: int, size: int, tile: Sequence[bytes]) -> list[bytes]:
-        """Return the proof that leaf `index` is in the tree of `size` leaves; `tile` are the hashes of `tile_of` it."""
-        start, end = tile_of(index, size)
-        _check_read(0, start, end, tile)
-        levels = merkle.levels(tile)
+    def inclusion(self, index: int, size: int, tiles: Sequence[Sequence[bytes]]) -> list[bytes]:
+        """Return the proof that leaf `index` is in the tree of `size` leaves; `tiles` are the hashes of `tiles_of`."""
+        read = {}
+        for base, (start, end), hashes in zip(TILES_OF, tiles_of(index, size), tiles, strict=True):
+            _check_read(base, start, end, hashes)
+            read[base] = start, end, merkle.levels(hashes)
 
         def hashed(node: Node) -> bytes:
-            if node.level < TILE_LEVELS and start <= node.index << node.level < end:
-                return levels[node.level][node.index - (start >> node.level)]
+            base = node.level // TILE_LEVELS * TILE_LEVELS
+            start, end, levels = read.get(base, _NOT_READ)
+            if start <= node.index << node.level - base < end:
+                return levels[node.level - base][node.index - (start >> node.level - base)]
             return self._hash(node, size)
 
         return _path(merkle.inclusion_ranges(index, size), hashed)
@@ -89,10 +95,10 @@ class Tree:
         return found
 
 
-def tile_of(index: int, size: int) -> merkle.Range:
-    """Return the leaves that share a tile with one in a tree of `size` leaves."""
-    start = index // TILE * TILE
-    return start, min(start + TILE, size)
+def tiles_of(index: int, size: int) -> list[merkle.Range]:
+    """Return the nodes that share a tile with a leaf in a tree of `size` leaves, at each level of `TILES_OF`."""
+    starts = [(index >> base) // TILE * TILE for base in TILES_OF]
+    return [(start, min(start + TILE, size >> base)) for base, start in zip(TILES_OF, starts, strict=True)]
 
 
 def kept(completed: Sequence[tuple[Node, bytes]]) -> Sequence[tuple[Node, bytes]]:
