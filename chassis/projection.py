@@ -102,6 +102,15 @@ class ProjectionRunner:
         self._database: Database | None = None
         self._ready = False
         self._durable = 0
+        self._replayed = 0
+
+    @property
+    def still(self) -> tuple[int, int]:
+        """The position, and how often a parked event took effect: while neither changes, this process applies nothing.
+
+        It changes only after the tables have.
+        """
+        return self.position, self._replayed
 
     async def run(self) -> None:
         """Apply events for ever; what fails five times is parked. Failures of the database are raised."""
@@ -183,6 +192,7 @@ class ProjectionRunner:
             if event is None:
                 continue
             if await self._in_thread(self._apply_parked, self._database, event):
+                self._replayed += 1
                 replayed.append(kept.position)
         return replayed
 

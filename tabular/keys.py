@@ -24,7 +24,11 @@ LOTS = 2**64
 
 def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[str | None]:
     """Return the key of each row."""
-    lists = [_plain(column) for column in columns]
+    return encode_plain([plain(column) for column in columns])
+
+
+def encode_plain(lists: Sequence[Sequence[object]]) -> list[str | None]:
+    """Return the key of each row, of columns as `plain` returns them."""
     if len(lists) == 1:
         dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
         return [None if value is None else f"[{dumps(value)}]" for value in lists[0]]
@@ -97,8 +101,9 @@ def _chunks(values: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
     return list(values.chunks) if isinstance(values, pa.ChunkedArray) else [values]
 
 
-def _plain(values: pa.Array | pa.ChunkedArray) -> list[object]:
+def plain(values: pa.Array | pa.ChunkedArray) -> list[object]:
+    """Return a column's values: instants as microseconds, None for null."""
     if pa.types.is_timestamp(values.type):
         values = values.cast(pa.int64())
-    plain: list[object] = values.to_pylist()
-    return plain
+    found: list[object] = values.to_pylist()
+    return found

@@ -22,6 +22,7 @@ are doubles with NaN for null (infinities count as null); texts are objects with
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +43,12 @@ __all__ = [
     "Operator",
     "Rows",
     "Timeline",
+    "elapsed",
     "operator",
 ]
+
+Times = int | Ints
+_EVER = np.iinfo(np.int64)
 
 _PRESENT = int(FieldStatus.FIELD_STATUS_PRESENT)
 _NULL = int(FieldStatus.FIELD_STATUS_NULL)
@@ -90,6 +95,11 @@ class Operator:
     per: int = 0
     n: int = 1
 
+    @property
+    def picks(self) -> bool:
+        """Whether its values are a column's own, which may be texts; all others are numbers."""
+        return self.function in (None, LAG, _LAST, _FIRST)
+
 
 def operator(feature: views.Feature) -> Operator:
     """Make a valid feature ready to compute."""
@@ -110,6 +120,11 @@ def operator(feature: views.Feature) -> Operator:
         equals=aggregate.equals,
         per=aggregate.per.ToMicroseconds(),
     )
+
+
+def elapsed(cutoff: Times, event: Times) -> Any:
+    """Return the seconds from an event to a cut-off."""
+    return (cutoff - event) / 1e6
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,43 @@ class Moment:
         with np.errstate(all="ignore"):  # divisions by zero and overflows become null below
             return [self._compute(op) for op in operators]
 
+    def spans(self, operators: Sequence[Operator]) -> tuple[Ints, Ints]:
+        """Return from which and until before which cut-off each query's features are what they are.
+
+        All but the time since the last row, which has the same last row. Something changes only when a row becomes
+        known, leaves a window, is superseded or is too old.
+        """
+        timeline = self._timeline
+        orders = [(timeline.by_available, timeline.available, self._until)]
+        for window in {op.window for op in operators if op.window}:
+            times = timeline.leaving(window) + window
+            orders.append((timeline.by_leaving(window), times, self._left_window(window)))
+        if timeline.superseded is not None:
+            ended = timeline.by_superseded.until(self._entity, self._cutoff)
+            orders.append((timeline.by_superseded, timeline.superseded, ended))
+        since, until = (np.full(len(self._cutoff), bound) for bound in (_EVER.min, _EVER.max))
+        for order, times, place in orders:
+            passed = self._known & (place > self._start)
+            since[passed] = np.maximum(since[passed], times[order.rows[place[passed] - 1]])
+            coming = self._known & (place < order.end(self._entity))
+            until[coming] = np.minimum(until[coming], times[order.rows[place[coming]]])
+        for limit in {op.max_age for op in operators if op.max_age is not None}:
+            old_from = np.full(len(self._cutoff), _EVER.min)
+            old_from[self.found] = timeline.event[self.newest()[self.found]] + limit + 1
+            old = self.found & (self._cutoff >= old_from)
+            since[old] = np.maximum(since[old], old_from[old])
+            fresh = self.found & ~old
+            until[fresh] = np.minimum(until[fresh], old_from[fresh])
+        return since, until
+
+    def last_events(self) -> list[int | None]:
+        """Return the event time of each query's latest row, None where there is none."""
+        last: list[int | None] = [None] * len(self._cutoff)
+        asked = np.flatnonzero(self.found)
+        for query, event in zip(asked.tolist(), self._timeline.event[self.newest()[asked]].tolist(), strict=True):
+            last[query] = event
+        return last
+
     def newest(self) -> Ints:
         """Return the number of the latest row that holds for each query; only meaningful where `found`."""
         if self._newest is None:
@@ -187,14 +239,14 @@ class Moment:
             return self._latest(op)
         if op.function == SINCE_LAST:
             return self._since_last()
-        if op.function in (LAG, _LAST, _FIRST):
+        if op.picks:
             return self._picked(op)
         return self._aggregate(op)
 
     def _since_last(self) -> Feature:
         values = np.full(len(self._cutoff), np.nan)
         found = self.found
-        values[found] = (self._cutoff[found] - self._timeline.event[self.newest()[found]]) / 1e6
+        values[found] = elapsed(self._cutoff[found], self._timeline.event[self.newest()[found]])
         return Feature(values, np.where(found, _PRESENT, _NOT_FOUND).astype(np.uint8))
 
     def _picked(self, op: Operator) -> Feature:

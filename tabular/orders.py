@@ -38,6 +38,10 @@ class Order:
         found: Ints = self._starts[np.minimum(entity, len(self._starts) - 1)]
         return found
 
+    def end(self, entity: Ints) -> Ints:
+        """Count the rows of each entity and of all before it."""
+        return np.full(len(entity), len(self.rows)) if self._single else self.start(entity + 1)
+
     def _place(self, time: Ints) -> Ints:
         # -1 before all rows, so that it follows the last row of the entity before.
         if self._times is not None:

@@ -55,6 +55,7 @@ class SortedRows:
         self.single = single  # the only entity has code 0
         self.by_available = Order(rows.entity, self.available, single)
         self._by_event: Order | None = None
+        self._by_superseded: Order | None = None
         self._by_leaving: dict[int, Order] = {}
         self._ranking: tuple[Ints, Ints] | None = None
         self._prefixes: dict[tuple[object, ...], Any] = {}
@@ -68,6 +69,14 @@ class SortedRows:
             self._by_event = self.by_available if in_order else Order(self.entity, self.event, self.single)
         return self._by_event
 
+    @property
+    def by_superseded(self) -> Order:
+        """The rows by when another version takes their place; only meaningful where some were corrected."""
+        assert self.superseded is not None
+        if self._by_superseded is None:
+            self._by_superseded = Order(self.entity, self.superseded, self.single)
+        return self._by_superseded
+
     def by_leaving(self, window: int) -> Order:
         """Order the rows by when they leave a window, less its length: by event time, or superseded before that.
 
@@ -76,8 +85,12 @@ class SortedRows:
         if self.superseded is None:
             return self.by_event
         if window not in self._by_leaving:
-            self._by_leaving[window] = Order(self.entity, self._leaving(window), self.single)
+            self._by_leaving[window] = Order(self.entity, self.leaving(window), self.single)
         return self._by_leaving[window]
+
+    def leaving(self, window: int) -> Ints:
+        """Return when each row leaves a window, less its length."""
+        return self.event if self.superseded is None else np.minimum(self.event, self.superseded - window)
 
     def newest(self, entity: Ints, until: Ints, cutoff: Ints, n: int = 1, name: str = "") -> Ints:
         """Return the nth newest row that holds for each query, -1 where there are too few.
@@ -226,9 +239,6 @@ class SortedRows:
     def _lasting(self) -> npt.NDArray[np.bool_]:
         return np.ones(len(self.event), dtype=np.bool_) if self.superseded is None else self.superseded == NEVER
 
-    def _leaving(self, window: int) -> Ints:
-        return self.event if self.superseded is None else np.minimum(self.event, self.superseded - window)
-
     def _ranks(self) -> tuple[Ints, Ints]:
         """Return the rows by entity, event time, available time and log order, and the place of each row there."""
         if self._ranking is None:
@@ -250,7 +260,7 @@ class SortedRows:
         return window if self.superseded is not None or self._worst_delay >= window else None
 
     def _countable(self, window: int) -> npt.NDArray[np.bool_]:
-        return self.available - self._leaving(window) < window
+        return self.available - self.leaving(window) < window
 
 
 def missing(values: Values) -> npt.NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from services.features import assembly, declarations, explaining, parity, projec
 from services.features.batches import batches
 from services.features.compute import Compute, Stop
 from services.features.declarations import FeatureSetUnknown
-from services.features.lookup import Cache, Prepared, answer, prepare
+from services.features.lookup import Cache, Prepared, answer, prepare, recall
 from services.features.online_store import OnlineStore
 from tabular import columns as tabular_columns
 
@@ -245,6 +245,10 @@ class Features:
             what = FieldViolation("cutoff_micros", f"give one cut-off for all rows or {rows}, one per row")
             raise RequestInvalid(f"{len(cutoffs)} cut-offs for {rows} rows", [what])
         await self._online.wait_for(request.min_position)
+        # Quicker than the way to another thread and into the database.
+        held = recall(prepared, self._cache, self._online.still, request.entities, cutoffs, rows)
+        if held is not None:
+            return held
         response, position = await self._online.read(
             lambda store: answer(prepared, store, self._cache, request.entities, cutoffs, rows)
         )

@@ -90,6 +90,11 @@ class RedisOnlineStore:
         except redis.RedisError as error:
             raise Unavailable(f"Redis cannot be reached: {error}; look at LINEAL_FEATURES_REDIS_URL") from error
 
+    @property
+    def still(self) -> None:
+        """Other replicas change the state, too."""
+        return None
+
     async def wait_for(self, position: int) -> None:
         """Return once events up to a position were applied; ProjectionBehind after the call's deadline."""
         seconds = time_left()
@@ -130,6 +135,11 @@ class RedisOnlineStore:
     @property
     def moment(self) -> None:
         """Nothing says when the state changes next."""
+        return None
+
+    @property
+    def standing(self) -> None:
+        """What is read is good for once."""
         return None
 
     def signatures(self, views: Sequence[str], entities: Sequence[str]) -> dict[tuple[str, str], tuple[int, ...]]:

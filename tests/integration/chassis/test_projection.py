@@ -171,7 +171,9 @@ async def test_parked_events_outlive_a_restart_and_are_replayed_once(places: Pla
     async with running(Counts(), log, places) as repaired:
         assert await repaired.query(totals, min_position=position) == {"a": 2}
         assert await repaired.replay([1]) == []
+        still = repaired.still
         assert await repaired.replay([2]) == [2]
+        assert repaired.still != still
         assert await repaired.replay() == []
         assert await repaired.parked() == []
         assert await repaired.query(totals) == {"a": 3}

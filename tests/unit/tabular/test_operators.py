@@ -231,6 +231,27 @@ def test_one_entity_alone_answers_as_among_many(rows: list[Row], op: Operator, a
         assert one.status.tolist() == many.status.tolist()
 
 
+@settings(max_examples=EXAMPLES)
+@given(histories, st.lists(operators, min_size=1, max_size=4), queries)
+def test_features_stay_the_same_within_their_span(
+    rows: list[Row], ops: list[Operator], asked: list[tuple[int, int]]
+) -> None:
+    whole = timeline(rows)
+    steady = [op for op in ops if op.function != SINCE_LAST]
+    here, cutoff = (np.array(part, dtype=np.int64) for part in zip(*asked, strict=True))
+    moment = whole.at(here, cutoff)
+    since, until = moment.spans(ops)
+    assert ((since <= cutoff) & (cutoff < until)).all()
+    features, last = moment.compute(steady), moment.last_events()
+    for query, (start, end) in enumerate(zip(since.tolist(), until.tolist(), strict=True)):
+        times = np.arange(max(start, -10), min(end, 90))
+        then = whole.at(np.full(len(times), here[query]), times)
+        assert set(then.last_events()) == {last[query]}
+        for before, after in zip(features, then.compute(steady), strict=True):
+            assert set(map(repr, after.values.tolist())) == {repr(before.values.tolist()[query])}
+            assert set(after.status.tolist()) == {before.status.tolist()[query]}
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e6, 1e9])
 def test_prefixes_over_a_long_history_keep_their_digits(offset: float) -> None:
     rng = np.random.default_rng(7)
