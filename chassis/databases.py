@@ -74,12 +74,13 @@ def open_database(
     of its own on PostgreSQL, which saves two round trips where one statement reads all.
     """
     parsed = make_url(url)
+    # Readers are taken last in, first out: the one used last has plans and pages at hand.
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         writer = create_engine(parsed, pool_size=1, max_overflow=0)
         _on_connect(writer, _writer_pragmas(synchronous), "BEGIN IMMEDIATE")
-        reader = create_engine(parsed, pool_size=readers, max_overflow=0)
+        reader = create_engine(parsed, pool_size=readers, max_overflow=0, pool_use_lifo=True)
         _on_connect(reader, ("PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0"), "BEGIN")
         return Database(writer, reader)
     arguments = {"options": f"-csearch_path={schema}"} if schema else {}
@@ -88,7 +89,6 @@ def open_database(
         parsed,
         pool_size=readers,
         max_overflow=0,
-        # The one used last has plans and pages at hand.
         pool_use_lifo=True,
         connect_args=arguments,
         # As SQLite has it, too: all that one transaction reads is of one moment.
