@@ -31,7 +31,7 @@ HISTORY_END = datetime(2013, 4, 1, tzinfo=UTC)
 # The month whose every flight shows whether retraining paid.
 _PAID_IN = 7
 # Newest predictions whose features are computed anew.
-_CHECKED = 5_000
+_CHECKED = 2_000
 # Between two questions to a service: what is waited for happens in another process, which tells nobody.
 _PAUSE_SECONDS = 0.2
 # Without a terminal there is no width to keep to: logs read best in whole lines.

@@ -18,7 +18,7 @@ from lineal.api.features.v1.features_service_pb2 import ContributingRow, Explain
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from services.features.assembly import SUPERSEDED, columns_used, rows_of, schema_read, times, with_superseded
 from services.features.batches import Batch
-from services.features.versions import BATCH, ROW, all_versions
+from services.features.versions import BATCH, ROW, placed, with_versions
 from tabular import columns as tabular_columns
 from tabular.definitions import prefix_of, spine_keys, wanted_features
 from tabular.operators import FOREVER, Timeline, operator
@@ -79,10 +79,10 @@ def _known(artifacts: ArtifactStore, asked: Asked) -> pa.Table:
     """Return the rows of the entity that may count, in log order, with their places and when they were superseded."""
     schema, key = schema_read(asked.wanted, asked.view, asked.dataset), _key(asked)
     if key is None:
-        return all_versions(artifacts, asked.dataset, schema, [], schema.empty_table())
+        return placed(schema)
     for every in (False, True):
-        found = pa.concat_tables([schema.empty_table(), *_rows(artifacts, asked, schema, key, every)])
-        versions = all_versions(artifacts, asked.dataset, schema, asked.batches, found)
+        found = pa.concat_tables([placed(schema), *_rows(artifacts, asked, schema, key, every)])
+        versions = with_versions(artifacts, asked.dataset, schema, asked.batches, found)
         table = with_superseded(versions, asked.dataset)
         table = table.filter(pc.fill_null(_same(table, key), False))
         if SUPERSEDED not in table.column_names or not pc.any(pc.less_equal(table[SUPERSEDED], asked.cutoff)).as_py():
@@ -100,7 +100,7 @@ def _rows(
     most = max((op.n for op in operators), default=1)
     # Event times of the latest known rows, as many as lags look back, the newest last.
     latest: list[int] = []
-    for batch in sorted(asked.batches, key=_newest_first, reverse=True):
+    for number, batch in sorted(enumerate(asked.batches), key=lambda each: _newest_first(each[1]), reverse=True):
         if every:
             pass
         elif not asked.dataset.event_time:
@@ -114,8 +114,9 @@ def _rows(
                 # No window reaches this far back, nor do those that follow, and enough later rows are known.
                 return
         table = read_parquet(artifacts.path(batch.digest), schema)
-        table = table.filter(pc.fill_null(_same(table, key), False))
-        if table.num_rows:
+        rows = np.flatnonzero(pc.fill_null(_same(table, key), False))
+        if len(rows):
+            table = placed(schema, number, table, rows)
             event, available = times(table, asked.dataset)
             known = event[available <= asked.cutoff]
             latest = sorted([*latest, *known.tolist()])[-most:]

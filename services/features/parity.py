@@ -25,7 +25,7 @@ from services.features import assembly
 from services.features.assembly import CUTOFF, Ints
 from services.features.batches import Batch
 from services.features.explaining import key_scalar
-from services.features.versions import BATCH, all_versions
+from services.features.versions import BATCH, placed, with_versions
 from tabular import keys
 from tabular.columns import TIMESTAMP
 from tabular.definitions import prefix_of, spine_keys, wanted_features
@@ -129,18 +129,19 @@ def _rows(artifacts: ArtifactStore, view: View, asked: pa.Table, most: int | Non
     """
     latest = max(asked[CUTOFF].cast(pa.int64()).to_pylist(), default=0)
     wanted = [asked[name] for name in view.keys]
-    tables, held = [view.schema.empty_table()], 0
-    for batch in view.batches:
+    schema, held = view.schema, 0
+    tables = [placed(schema)]
+    for number, batch in enumerate(view.batches):
         if batch.min_event is not None and batch.min_event > latest:
             continue
-        table = read_parquet(artifacts.path(batch.digest), view.schema)
+        table = read_parquet(artifacts.path(batch.digest), schema)
         query, code = keys.codes(wanted, [table[name] for name in view.view.entity_keys])
         found = np.flatnonzero((code >= 0) & np.isin(code, query))
         held += len(found)
         if most is not None and held > most:
             return None
-        tables.append(table.take(found))
-    return all_versions(artifacts, view.dataset, view.schema, view.batches, pa.concat_tables(tables))
+        tables.append(placed(schema, number, table, found))
+    return with_versions(artifacts, view.dataset, schema, view.batches, pa.concat_tables(tables))
 
 
 def _as_known(view: View, asked: pa.Table, rows: pa.Table) -> pa.Table:
