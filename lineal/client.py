@@ -28,7 +28,7 @@ from lineal.calls import new_request_id as new_request_id
 from lineal.channel import DEFAULT_DEADLINE_SECONDS
 from lineal.errors import CallFailed as CallFailed
 from lineal.errors import Mistake, ProjectInvalid, call_failed
-from lineal.frames import as_table, columns, from_pieces, micros
+from lineal.frames import as_table, columns, columns_by_row, from_pieces, micros
 from lineal.plan import Plan
 from lineal.plan import plan as compare
 from lineal.profile import Profile
@@ -215,19 +215,17 @@ class Client:
                 min_position=min_position,
             )
             return answers_frame([self.services.serving.call("Predict", request)])
-        requests = []
-        for number in range(len(rows)):
-            row = rows.iloc[[number]]
-            requests.append(
-                serving_api.PredictRequest(
-                    endpoint=endpoint,
-                    request_id=new_request_id(),
-                    routing_key=str(row[key].iloc[0]),
-                    columns=columns(row),
-                    event_time_micros=times[number : number + 1] if len(times) == len(rows) else times,
-                    min_position=min_position,
-                )
+        requests = [
+            serving_api.PredictRequest(
+                endpoint=endpoint,
+                request_id=new_request_id(),
+                routing_key=str(routing_key),
+                columns=row,
+                event_time_micros=times[number : number + 1] if len(times) == len(rows) else times,
+                min_position=min_position,
             )
+            for number, (routing_key, row) in enumerate(zip(rows[key], columns_by_row(rows), strict=True))
+        ]
         return answers_frame(self._many(requests))
 
     def _many(self, requests: Sequence[serving_api.PredictRequest]) -> list[serving_api.PredictResponse]:

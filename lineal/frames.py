@@ -63,6 +63,11 @@ def columns(rows: pd.DataFrame) -> list[Column]:
     return [_column(str(name), values) for name, values in rows.items()]
 
 
+def columns_by_row(rows: pd.DataFrame) -> list[list[Column]]:
+    """Return the columns of each row by itself, of the types that they have in the whole frame."""
+    return [list(row) for row in zip(*(_apart(column) for column in columns(rows)), strict=True)]
+
+
 def micros(moments: "datetime | pd.Series[Any] | Iterable[datetime]") -> list[int]:
     """Return instants as microseconds since 1970-01-01 UTC.
 
@@ -81,6 +86,16 @@ def ipc(table: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
+
+
+def _apart(column: Column) -> Iterator[Column]:
+    kind = str(column.WhichOneof("values"))
+    values = getattr(column, kind)
+    field = "micros" if kind == "timestamps" else "values"
+    nulls = set(column.null_rows)
+    for row, value in enumerate(getattr(values, field)):
+        alone: dict[str, Any] = {kind: type(values)(**{field: [value]})}
+        yield Column(name=column.name, null_rows=[0] if row in nulls else [], **alone)
 
 
 def _column(name: str, series: "pd.Series[Any]") -> Column:
