@@ -39,7 +39,12 @@ async def lineage(
     folder: Path, port: int, url: str | None = None, module: str = "services.lineage", **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run lineage within the block; what it writes to stderr is in `<folder>/<port>.log`."""
-    variables = os.environ | {"LINEAL_LINEAGE_PORT": str(port), "LINEAL_DATA_DIR": str(folder)} | environment
+    own = {
+        "LINEAL_LINEAGE_PORT": str(port),
+        "LINEAL_DATA_DIR": str(folder),
+        "LINEAL_LINEAGE_WRITER_TIMEOUT_SECONDS": "4",
+    }
+    variables = os.environ | own | environment
     if url:
         variables["LINEAL_LINEAGE_DATABASE_URL"] = url
     with (folder / f"{port}.log").open("ab") as log:
