@@ -61,13 +61,14 @@ def proven(
     except (RuntimeError, ValueError) as error:
         _logger.info("CatBoost itself scores this model: %s", error)
         return None
-    return applier if agree(applier, own, trial_rows(columns, borders)) else None
+    vectors = trial_rows(columns, borders)
+    return applier if agrees(applier, vectors, own(vectors)) else None
 
 
-def agree(applier: Applier, own: RawScore, vectors: Vectors) -> bool:
-    """Tell whether both score rows alike, bit for bit."""
+def agrees(applier: Applier, vectors: Vectors, own: npt.NDArray[np.float64]) -> bool:
+    """Tell whether an applier scores rows as CatBoost itself did, bit for bit."""
     try:
-        same = np.array_equal(applier(vectors), own(vectors), equal_nan=True)
+        same = np.array_equal(applier(vectors), own, equal_nan=True)
     except (RuntimeError, ValueError, TypeError) as error:
         _logger.error("the compiled applier fails where CatBoost answers, which scores from here on: %s", error)
         return False
@@ -85,7 +86,9 @@ def trial_rows(columns: Sequence[ModelColumn], borders: Mapping[int, Sequence[fl
             categorical.append(chance.choice(np.array(_TEXTS, dtype=object), _ROWS))
             continue
         at = np.array([*borders.get(index, ()), 0.0], dtype=np.float32)
-        beside = [np.nextafter(at, np.float32(side)) for side in (np.inf, -np.inf)]
+        # Nulls of their own branch have the least float for a border, beside which lies infinity.
+        with np.errstate(over="ignore"):
+            beside = [np.nextafter(at, np.float32(side)) for side in (np.inf, -np.inf)]
         known = np.concatenate([at, *beside, at + chance.normal(size=len(at)).astype(np.float32)]).astype(np.float64)
         values = chance.choice(known, _ROWS)
         special = chance.random(_ROWS) < _SPECIAL_SHARE

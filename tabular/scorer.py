@@ -10,7 +10,7 @@ import catboost
 import numpy as np
 import numpy.typing as npt
 
-from tabular.applier import agree, proven, rows_of
+from tabular.applier import agrees, proven, rows_of
 from tabular.bundle import Bundle, Calibrator, ModelColumn, Problem
 from tabular.vectors import Vectors
 
@@ -76,9 +76,10 @@ class Scorer:
         if self._compared < _COMPARED_ROWS:
             # Of the texts that it learnt from a model keeps hashes alone, so only real rows show that these agree.
             self._compared += len(vectors)
-            if not agree(applier, self._own, vectors):
+            own = self._own(vectors)
+            if not agrees(applier, vectors, own):
                 self._applier = None
-            return self._own(vectors)
+            return own
         return applier(vectors)
 
     def _own(self, vectors: Vectors) -> npt.NDArray[np.float64]:

@@ -5,7 +5,7 @@ import catboost
 import numpy as np
 import pytest
 
-from tabular.applier import Applier, agree, proven, trial_rows
+from tabular.applier import Applier, agrees, proven, trial_rows
 from tabular.bundle import Bundle
 from tabular.scorer import Scorer, describe, load
 from tabular.vectors import Vectors
@@ -18,6 +18,7 @@ def model_file(loss: str, seed: int = 1, **settings: object) -> bytes:
     """Fit on two numbers and two texts, which stand between them."""
     chance = np.random.default_rng(seed)
     amount, age = chance.normal(size=ROWS), chance.normal(size=ROWS)
+    age[chance.random(ROWS) < 0.1] = np.nan
     shop, city = chance.choice(["a", "b", ""], ROWS), chance.choice([f"c{n}" for n in range(40)], ROWS)
     label = amount + (shop == "b") + chance.normal(size=ROWS)
     rows = list(zip(amount, shop, age, city, strict=True))
@@ -28,7 +29,14 @@ def model_file(loss: str, seed: int = 1, **settings: object) -> bytes:
         feature_names=["amount", "shop", "age", "city"],
     )
     model = catboost.CatBoost(
-        {"loss_function": loss, "iterations": 30, "thread_count": 1, "random_seed": seed, **settings}
+        {
+            "loss_function": loss,
+            "iterations": 30,
+            "thread_count": 1,
+            "random_seed": seed,
+            "allow_writing_files": False,
+            **settings,
+        }
     )
     model.fit(pool, verbose=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +80,8 @@ def test_an_applier_that_differs_never_answers() -> None:
     own = Scorer(bundle(data), data)
     wrong = Applier(other, own.bundle.columns)
     borders = load(data).get_borders()
-    assert not agree(wrong, lambda vectors: own.score(vectors).raw, trial_rows(own.bundle.columns, borders))
+    rows = trial_rows(own.bundle.columns, borders)
+    assert not agrees(wrong, rows, own.score(rows).raw)
     assert proven(other, own.bundle.columns, borders, lambda vectors: own.score(vectors).raw) is None
 
 
