@@ -65,7 +65,7 @@ def main() -> int:
     ):
         folder, models = Path(name), Path(name) / "models"
         subprocess.run([sys.executable, "-m", "benchmarks.serving_flights", str(models), str(size.rows)], check=True)
-        servers = {"Lineal": stack.enter_context(suite(folder / "suite", models, cores[:1])).address}
+        servers = {"Lineal": stack.enter_context(suite(folder / "suite", models, cores[:1], cores[-1:])).address}
         with on(cores[:1]):
             servers |= _others(stack, folder, models)
         if "MLServer" in servers:

@@ -23,8 +23,11 @@ _APPLIED_SECONDS = 60.0
 
 
 @contextmanager
-def suite(folder: Path, models: Path, cores: list[int]) -> Iterator[Server]:
-    """Run serving on these cores with a champion for each kind of model, on endpoints named like the kinds."""
+def suite(folder: Path, models: Path, cores: list[int], around: list[int]) -> Iterator[Server]:
+    """Run serving with a champion for each kind of model, on endpoints named like the kinds.
+
+    Serving has `cores`, the services that it needs have `around`.
+    """
     profile = folder / "profile.yaml"
     folder.mkdir(parents=True)
     addresses: dict[str, str] = {}
@@ -32,7 +35,8 @@ def suite(folder: Path, models: Path, cores: list[int]) -> Iterator[Server]:
     with ExitStack() as stack:
         for name in _AROUND:
             profile.write_text(json.dumps(addresses), encoding="utf-8")
-            addresses[name] = stack.enter_context(serving(f"services.{name}", folder / name, **settings)).address
+            with on(around):
+                addresses[name] = stack.enter_context(serving(f"services.{name}", folder / name, **settings)).address
         profile.write_text(json.dumps(addresses), encoding="utf-8")
         with on(cores):
             server = stack.enter_context(serving("services.serving", folder / "serving", **settings))

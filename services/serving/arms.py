@@ -4,11 +4,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from chassis.errors import LinealError, NotFound, Unavailable
 from chassis.events import EventLog
-from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint, RefusedArms
+from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, RefusedArms
 from services.serving.loader import Loader
+from services.serving.routing import Routes
 from services.serving.standing import TYPES, Standing
 from tabular.scorer import Scorer
 
@@ -38,10 +40,15 @@ class LoadedArms:
     arms: tuple[Arm, ...]
     scorers: dict[str, Scorer]
 
-    @property
+    @cached_property
     def champion(self) -> Arm | None:
         """The champion's arm."""
-        return next((arm for arm in self.arms if arm.role == ArmRole.ARM_ROLE_CHAMPION), None)
+        return self.routes.champion
+
+    @cached_property
+    def routes(self) -> Routes:
+        """Which arm answers which key."""
+        return Routes(self.endpoint.name, self.arms)
 
 
 class ArmTable:

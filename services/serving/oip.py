@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,10 @@ class _TensorFaultError(Exception):
         self.part = part
 
 
-def columns_of(request: oip.ModelInferRequest, wanted: Sequence[ModelColumn]) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of a request: one tensor per column, or one matrix in the order of the metadata.
+def columns_of(
+    request: oip.ModelInferRequest, wanted: Callable[[int], Sequence[ModelColumn]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of a request: one tensor per column, or one matrix, of which `wanted` names the columns.
 
     Raises TensorInvalid.
     """
@@ -77,7 +79,7 @@ def columns_of(request: oip.ModelInferRequest, wanted: Sequence[ModelColumn]) ->
                     raise _TensorFaultError("is there twice; send each column once")
                 arrays[name] = values
             elif len(shape) == 2:
-                _matrix(values.reshape(shape), wanted, arrays)
+                _matrix(values.reshape(shape), wanted(shape[1]), arrays)
             else:
                 raise _TensorFaultError(f"is {shape}; send [rows], [rows, 1] or one matrix [rows, columns]", ".shape")
         except _TensorFaultError as fault:

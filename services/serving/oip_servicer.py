@@ -77,7 +77,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             endpoint=request.model_name,
             request_id=request.id,
             routing_key=text_parameter(request, "routing_key"),
-            columns=columns_of(request, _inputs(bundle, request)),
+            columns=columns_of(request, lambda width: _order(bundle, width)),
             event_time_micros=_event_time(text_parameter(request, "event_time")),
             now=self._clock.now(),
             bundle_digest=request.model_version,
@@ -115,11 +115,10 @@ def _bundle(loaded: LoadedArms, version: str) -> Bundle:
     return loaded.scorers[version].bundle
 
 
-def _inputs(bundle: Bundle, request: oip.ModelInferRequest) -> list[ModelColumn]:
+def _order(bundle: Bundle, width: int) -> list[ModelColumn]:
     """Return the order of a matrix: what the metadata names, or every feature where the matrix is as wide."""
-    widths = {tensor.shape[1] for tensor in request.inputs if len(tensor.shape) == 2}
     wanted = required(bundle)
-    return list(bundle.columns) if len(bundle.columns) in widths and len(wanted) not in widths else wanted
+    return list(bundle.columns) if len(bundle.columns) == width != len(wanted) else wanted
 
 
 def _outputs(answer: Answer) -> dict[str, npt.NDArray[Any]]:
@@ -127,7 +126,9 @@ def _outputs(answer: Answer) -> dict[str, npt.NDArray[Any]]:
     outputs: dict[str, npt.NDArray[Any]] = {}
     if answer.response.decisions:
         outputs["predict"] = np.array(answer.response.decisions, dtype=np.int64)
-        outputs["predict_proba"] = np.stack([1 - scores, scores], axis=1)
+        probabilities = outputs["predict_proba"] = np.empty((len(scores), 2))
+        probabilities[:, 0] = 1 - scores
+        probabilities[:, 1] = scores
     else:
         outputs["predict"] = scores
     if answer.raw is not None:

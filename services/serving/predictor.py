@@ -22,7 +22,6 @@ from services.serving.lease import LeaseKeeper
 from services.serving.lookups import LookedUp, Lookups
 from services.serving.recorder import Recorder
 from services.serving.request import LABEL_KEY_SEPARATOR, Request
-from services.serving.routing import route
 from tabular.on_demand import OnDemand, on_demand
 from tabular.scorer import Scorer, Scores
 from tabular.vectors import ColumnMissing, ColumnMistyped, Vectors, assemble
@@ -141,7 +140,7 @@ class Predictor:
                 f"bundle {request.bundle_digest[:12]} has no arm on {request.endpoint!r}",
                 [FieldViolation("model_version", "leave it empty, or name the champion or a challenger")],
             )
-        routed = route(request.endpoint, loaded.arms, request.routing_key or request.request_id)
+        routed = loaded.routes.arm(request.routing_key or request.request_id)
         assert routed is not None
         return routed
 

@@ -101,13 +101,17 @@ class Recorder:
     async def run(self) -> None:
         """Send what is spooled, in order, for ever; monitor may be away as long as the spool has room."""
         pause, longest = _BACKOFF_SECONDS
+        sent = 0
         while True:
             await self._waiting.wait()
-            # A short wait lets a batch gather.
-            await asyncio.sleep(_LINGER_SECONDS)
+            # A short wait lets a batch gather, each of which costs as much as some requests; full ones go on at once.
+            if sent < _BATCH_BYTES // 2:
+                await asyncio.sleep(_LINGER_SECONDS)
             self._waiting.clear()
             try:
-                await self._send_all()
+                sent = await self._send_batch()
+                if sent:
+                    self._waiting.set()
                 pause = _BACKOFF_SECONDS[0]
             except Exception as error:
                 _logger.warning("records wait in the spool, monitor does not take them: %s", error)
@@ -118,20 +122,23 @@ class Recorder:
     async def drain(self) -> None:
         """Send what is spooled now, if monitor takes it; the next start sends the rest."""
         try:
-            await self._send_all()
+            while await self._send_batch():
+                pass
         except Exception as error:
             _logger.warning("records stay in the spool until the next start: %s", error)
 
-    async def _send_all(self) -> None:
-        while True:
-            frames, *place = await asyncio.to_thread(self._spool.read, *self._place, _BATCH_BYTES)
-            if not frames:
-                return
-            # Serialised messages that are joined are one message with all their elements.
-            batch = RecordPredictionsRequest.FromString(b"".join(frames))
-            batch.replica_id = self._replica_id
-            await self._send(batch)
-            self._sent(batch, (place[0], place[1]))
+    async def _send_batch(self) -> int:
+        """Send the oldest frames; return their bytes, 0 when there are none."""
+        frames, *place = await asyncio.to_thread(self._spool.read, *self._place, _BATCH_BYTES)
+        if not frames:
+            return 0
+        # Serialised messages that are joined are one message with all their elements.
+        data = b"".join(frames)
+        batch = RecordPredictionsRequest.FromString(data)
+        batch.replica_id = self._replica_id
+        await self._send(batch)
+        self._sent(batch, (place[0], place[1]))
+        return len(data)
 
     def _append(self, request: RecordPredictionsRequest) -> None:
         self._spool.append(request.SerializeToString())

@@ -1,32 +1,34 @@
 """Which arm answers: a stable hash of the key, so that one key stays on one arm while its share only grows."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
 
 
-def route(endpoint: str, arms: Sequence[Arm], key: str) -> Arm | None:
-    """Return the arm for a key; None without a champion.
+class Routes:
+    """The arms of one generation, by the share of keys that each answers.
 
     Challengers take the intervals from 0 upwards in the order of their digests, the champion the rest. The salt is made
     of the endpoint and the challengers, so that a new release meets other keys first, and shares may change without
     moving anyone but those they must.
     """
-    challengers = sorted(
-        (arm for arm in arms if arm.role == ArmRole.ARM_ROLE_CHALLENGER), key=lambda arm: arm.bundle_digest
-    )
-    champion = next((arm for arm in arms if arm.role == ArmRole.ARM_ROLE_CHAMPION), None)
-    if not challengers:
-        return champion
-    salt = "\0".join([endpoint, *(arm.bundle_digest for arm in challengers)])
-    place = bucket(salt, key)
-    bound = 0.0
-    for arm in challengers:
-        bound += arm.share
-        if place < bound:
-            return arm
-    return champion
+
+    def __init__(self, endpoint: str, arms: Sequence[Arm]) -> None:
+        challengers = sorted(
+            (arm for arm in arms if arm.role == ArmRole.ARM_ROLE_CHALLENGER), key=lambda arm: arm.bundle_digest
+        )
+        self.champion = next((arm for arm in arms if arm.role == ArmRole.ARM_ROLE_CHAMPION), None)
+        self._salt = "\0".join([endpoint, *(arm.bundle_digest for arm in challengers)])
+        self._bounds = list(zip(itertools.accumulate(arm.share for arm in challengers), challengers, strict=True))
+
+    def arm(self, key: str) -> Arm | None:
+        """Return the arm for a key; None without a champion."""
+        if not self._bounds:
+            return self.champion
+        place = bucket(self._salt, key)
+        return next((arm for bound, arm in self._bounds if place < bound), self.champion)
 
 
 def bucket(salt: str, key: str) -> float:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
-from services.serving.routing import route
+from services.serving.routing import Routes
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -17,7 +17,7 @@ def arms(share: float) -> list[Arm]:
 
 
 def digest(share: float, key: str) -> str:
-    arm = route("delay", arms(share), key)
+    arm = Routes("delay", arms(share)).arm(key)
     assert arm is not None
     return arm.bundle_digest
 
@@ -38,4 +38,4 @@ def test_the_shadow_never_answers() -> None:
 
 
 def test_without_a_champion_nobody_answers() -> None:
-    assert route("delay", [], "key") is None
+    assert Routes("delay", []).arm("key") is None
