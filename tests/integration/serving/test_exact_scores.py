@@ -1,0 +1,125 @@
+"""Raw scores are CatBoost's own to 1e-12 over both protocols, for both problems, raw and typed.
+
+`LINEAL_TEST_ROWS=100000 python -m pytest` on this file asks for more rows.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import catboost
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lineal.api.inference.v2 import inference_service_pb2 as oip
+from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
+from lineal.api.registry.v1 import registry_service_pb2 as registry_api
+from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
+from lineal.api.registry.v1.model_pb2 import Model
+from lineal.api.serving.v1 import serving_service_pb2 as serving_api
+from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
+from tabular.columns import from_numpy
+
+pytestmark = pytest.mark.timeout(300)
+ROWS = int(os.environ.get("LINEAL_TEST_ROWS", "3000"))
+PART = 1_000
+COLUMNS = ("amount", "shop", "age", "city")
+
+Rows = dict[str, npt.NDArray[Any]]
+
+
+def rows(count: int, seed: int) -> Rows:
+    """Return rows with nulls among the numbers, and texts of which a part was not learnt."""
+    chance = np.random.default_rng(seed)
+    amount, age = chance.normal(size=count) * 100, chance.normal(size=count)
+    age[chance.random(count) < 0.1] = np.nan
+    shop = chance.choice(np.array(["a", "b", "", "ü", "new"][: 4 + (seed > 0)], dtype=object), count)
+    city = np.array([f"c{n}" for n in chance.integers(0, 60 if seed else 40, count)], dtype=object)
+    return {"amount": amount, "shop": shop, "age": age, "city": city}
+
+
+def listed(values: Rows) -> list[list[Any]]:
+    return [list(row) for row in zip(*(values[name].tolist() for name in COLUMNS), strict=True)]
+
+
+def fitted(loss: str) -> catboost.CatBoost:
+    learnt = rows(1_000, 0)
+    target = learnt["amount"] / 100 + (learnt["shop"] == "b") + np.random.default_rng(1).normal(size=1_000)
+    label = target if loss == "RMSE" else (target > 0).astype(int)
+    settings = {"loss_function": loss, "iterations": 60, "thread_count": 1, "allow_writing_files": False}
+    pool = catboost.Pool(listed(learnt), label, cat_features=[1, 3], feature_names=list(COLUMNS))
+    return catboost.CatBoost(settings).fit(pool, verbose=False)
+
+
+async def release(suite: Any, name: str, model: catboost.CatBoost) -> None:
+    """Import a model and make it the champion of an endpoint."""
+    trainer, registry = suite.stub("trainer"), suite.stub("registry")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.cbm"
+        model.save_model(str(path))
+        file = path.read_bytes()
+
+    async def messages() -> Any:
+        yield trainer_api.ImportModelRequest(header=trainer_api.ImportModelHeader(request_id=str(uuid4()), model=name))
+        yield trainer_api.ImportModelRequest(chunk=file)
+
+    await registry.RegisterModel(registry_api.RegisterModelRequest(request_id=str(uuid4()), model=Model(name=name)))
+    digest = (await trainer.ImportModel(messages())).bundle_digest
+    endpoint = Endpoint(name=name, model=name)
+    champion = Arm(bundle_digest=digest, role=ArmRole.ARM_ROLE_CHAMPION)
+    for request in (
+        registry_api.RegisterBundleRequest(model=name, bundle_digest=digest),
+        registry_api.EvaluateGatesRequest(bundle_digest=digest),
+        registry_api.ApproveBundleRequest(bundle_digest=digest, reason="test"),
+        registry_api.RegisterEndpointRequest(endpoint=endpoint),
+        registry_api.ChangeArmsRequest(endpoint=name, arms=[champion], reason="test"),
+    ):
+        request.request_id = str(uuid4())
+        answer = await getattr(registry, type(request).__name__.removesuffix("Request"))(request)
+    wanted = registry_api.WaitForGenerationRequest(endpoint=name, generation=answer.generation)
+    await registry.WaitForGeneration(wanted, timeout=60)
+
+
+def infer(name: str, part: Rows, *, raw: bool) -> oip.ModelInferRequest:
+    request = oip.ModelInferRequest(model_name=name)
+    for column, values in part.items():
+        texts = [value.encode() for value in values] if values.dtype == object else None
+        tensor = request.inputs.add(name=column, datatype="FP64" if texts is None else "BYTES", shape=[len(values)])
+        if not raw:
+            tensor.contents.fp64_contents.extend(values if texts is None else ())
+            tensor.contents.bytes_contents.extend(texts or ())
+        elif texts is None:
+            request.raw_input_contents.append(values.astype("<f8").tobytes())
+        else:
+            request.raw_input_contents.append(b"".join(len(text).to_bytes(4, "little") + text for text in texts))
+    return request
+
+
+def assert_equal(found: Any, own: npt.NDArray[np.float64]) -> None:
+    np.testing.assert_allclose(np.array(found), own, rtol=0, atol=1e-12)
+
+
+async def test_raw_scores_are_catboosts_own(suite: Any) -> None:
+    await suite.start("lineage", "trainer", "registry", "features", "monitor", "serving")
+    serving = suite.stub("serving")
+    for name, loss in (("binary", "Logloss"), ("regression", "RMSE")):
+        model = fitted(loss)
+        await release(suite, name, model)
+        async with grpc.aio.insecure_channel(suite.address("serving")) as channel:
+            stub: Any = GRPCInferenceServiceStub(channel)
+            for start in range(0, ROWS, PART):
+                part = rows(PART, start + 1)
+                own = model.predict(listed(part), prediction_type="RawFormulaVal", thread_count=1)
+                sent = [from_numpy(column, values) for column, values in part.items()]
+                answer = await serving.Predict(serving_api.PredictRequest(endpoint=name, columns=sent))
+                assert_equal(answer.scores, own if loss == "RMSE" else 1 / (1 + np.exp(-own)))
+                typed = await stub.ModelInfer(infer(name, part, raw=False))
+                plain = {output.name: list(output.contents.fp64_contents) for output in typed.outputs}
+                assert_equal(plain["raw"], own)
+                binary = await stub.ModelInfer(infer(name, part, raw=True))
+                place = [output.name for output in binary.outputs].index("raw")
+                assert_equal(np.frombuffer(binary.raw_output_contents[place]), own)
