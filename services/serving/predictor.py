@@ -63,6 +63,8 @@ class _Scored:
     vectors: Vectors
     scores: Scores
     looked_up: LookedUp
+    features_micros: int
+    score_micros: int
 
 
 class Predictor:
@@ -120,10 +122,11 @@ class Predictor:
             _logger.exception("arm %s failed, the champion answers instead", arm.bundle_digest[:12])
             scored, fallback = await self._score(loaded, champion, request), True
         answer = self._answer(loaded, scored, request)
-        latency = int((time.perf_counter() - started) * 1e6)
+        recording = time.perf_counter()
+        latency = _micros(started, recording)
         records = self._records(loaded, scored, request, answer, latency, fallback)
         self._recorder.record(records, answer, strict=loaded.endpoint.strict)
-        self._describe(request, answer, latency)
+        self._describe(request, answer, scored, latency, _micros(recording))
         self._mirror(loaded, scored, request)
         return Answer(answer, scored.scores.raw)
 
@@ -147,6 +150,7 @@ class Predictor:
     async def _score(self, loaded: LoadedArms, arm: Arm, request: Request) -> _Scored:
         given = request.columns
         scorer = loaded.scorers[arm.bundle_digest]
+        started = time.perf_counter()
         computing = on_demand(scorer.bundle, given)
         looked_up = await self._look_up(scorer, request, computing)
         values = {**looked_up.values, **given}
@@ -155,9 +159,12 @@ class Predictor:
             vectors = assemble(scorer.bundle.columns, {**made, **values}, request.rows)
         except (ColumnMissing, ColumnMistyped) as error:
             raise _feature_invalid(scorer, given, error) from error
+        assembled = time.perf_counter()
         if request.rows < _THREAD_ROWS:
-            return _Scored(arm, vectors, scorer.score(vectors), looked_up)
-        return _Scored(arm, vectors, await asyncio.to_thread(scorer.score, vectors), looked_up)
+            scores = scorer.score(vectors)
+        else:
+            scores = await asyncio.to_thread(scorer.score, vectors)
+        return _Scored(arm, vectors, scores, looked_up, _micros(started, assembled), _micros(assembled))
 
     async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand) -> LookedUp:
         bundle = scorer.bundle
@@ -239,7 +246,7 @@ class Predictor:
             for row in range(request.rows)
         ]
 
-    def _describe(self, request: Request, answer: PredictResponse, latency: int) -> None:
+    def _describe(self, request: Request, answer: PredictResponse, scored: _Scored, latency: int, record: int) -> None:
         trace.get_current_span().set_attributes(
             {
                 "lineal.endpoint": request.endpoint,
@@ -250,6 +257,9 @@ class Predictor:
                 "lineal.generation": answer.generation,
                 "lineal.feature_position": answer.feature_position,
                 "lineal.predict_micros": latency,
+                "lineal.features_micros": scored.features_micros,
+                "lineal.score_micros": scored.score_micros,
+                "lineal.record_micros": record,
             }
         )
 
@@ -283,7 +293,7 @@ class Predictor:
                 scores = (await self._score(loaded, arm, request)).scores.calibrated
             except Exception as error:
                 failure = str(error)[:500] or type(error).__name__
-            latency = int((time.perf_counter() - started) * 1e6)
+            latency = _micros(started)
             found += [
                 MirroredScore(
                     prediction_id=f"{request.request_id}/{row}",
@@ -296,6 +306,10 @@ class Predictor:
                 for row in range(request.rows)
             ]
         self._recorder.mirror(found)
+
+
+def _micros(since: float, until: float | None = None) -> int:
+    return int(((time.perf_counter() if until is None else until) - since) * 1e6)
 
 
 def _feature_invalid(

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,13 @@ async def test_a_prediction_is_answered_recorded_and_found_again(world: World) -
     assert found.prediction.score == answer.scores[1]
     assert found.prediction.trace_id == answer.trace_id
     assert (list(found.numeric_columns), list(found.categorical_columns)) == (["amount"], ["shop"])
+    lines = (world.suite.folder / "telemetry" / "serving-spans.jsonl").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if answer.trace_id in line and "ServingService/Predict" in line]
+    (span,) = json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    known = {attribute["key"]: attribute["value"] for attribute in span["attributes"]}
+    stages = [int(known[f"lineal.{stage}_micros"]["intValue"]) for stage in ("features", "score", "record", "predict")]
+    assert all(stage >= 0 for stage in stages)
+    assert stages[0] + stages[1] <= stages[3]
 
 
 async def test_a_retired_endpoint_and_model_keep_serving_and_can_go_back(world: World) -> None:
