@@ -1,11 +1,12 @@
 """Clients of online features, in a process of their own; prints JSON.
 
 `fill` declares everything and sends the first rows; `stream` sends those after, so many a second, and reads each back;
-`grpc` and `http` read for some seconds as fast as they are answered. TAILS is a file with a line per tail number.
+`grpc` and `http` read for some seconds as fast as they are answered, `moved` does at cut-offs anywhere in the two days
+before. TAILS is a file with a line per tail number.
 
 `python -m benchmarks.online_load fill INGEST FEATURES ROWS`
 `python -m benchmarks.online_load stream INGEST FEATURES FIRST ROWS RATE`
-`python -m benchmarks.online_load grpc|http ADDRESS TAILS CUTOFF VERSION CLIENTS ENTITIES SECONDS`
+`python -m benchmarks.online_load grpc|http|moved ADDRESS TAILS CUTOFF VERSION CLIENTS ENTITIES SECONDS`
 """
 
 import asyncio
@@ -35,6 +36,7 @@ _BATCH_ROWS = 20_000
 _STREAM_ROWS = 50
 _REQUESTS = 2_000
 _SECONDS = 600.0
+_MOVED_MICROS = 2 * 24 * 3600 * 1_000_000
 _METADATA = (("x-lineal-actor", "person:benchmark"), ("x-lineal-correlation-id", str(uuid.uuid4())))
 
 
@@ -148,8 +150,11 @@ def http_reads(address: str, bodies: list[bytes], clients: int, seconds: float) 
 def _bodies(kind: str, tails: list[str], cutoff: int, version: str, entities: int) -> list[bytes]:
     anywhere = random.Random(entities)
     picked = [anywhere.sample(tails, entities) for _ in range(_REQUESTS)]
-    if kind == "grpc":
-        return [asked(some, [cutoff], version=version).SerializeToString() for some in picked]
+    if kind != "http":
+        back = _MOVED_MICROS if kind == "moved" else 1
+        return [
+            asked(some, [cutoff - anywhere.randrange(back)], version=version).SerializeToString() for some in picked
+        ]
     return [json.dumps({"feature_service": "tail", "entities": {"tailnum": some}}).encode() for some in picked]
 
 
@@ -159,10 +164,10 @@ def _run(kind: str, *arguments: str) -> dict[str, Any]:
             return asyncio.run(fill(ingest, features, int(rows)))
         case "stream", (ingest, features, first, rows, rate):
             return asyncio.run(stream(ingest, features, int(first), int(rows), int(rate)))
-        case (("grpc" | "http"), (address, tails, cutoff, version, clients, entities, seconds)):
+        case (("grpc" | "http" | "moved"), (address, tails, cutoff, version, clients, entities, seconds)):
             names = Path(tails).read_text(encoding="utf-8").split()
             bodies = _bodies(kind, names, int(cutoff), version, int(entities))
-            reads = grpc_reads if kind == "grpc" else http_reads
+            reads = http_reads if kind == "http" else grpc_reads
             return reads(address, bodies, int(clients), float(seconds))
     raise SystemExit(__doc__)
 
