@@ -32,8 +32,9 @@ _ROLES = {
     ArmRole.ARM_ROLE_CHALLENGER: "challenger",
     ArmRole.ARM_ROLE_SHADOW: "shadow",
 }
-# From here on a thread is worth its switch.
+# From here on a thread is worth its switch; the compiled applier has scored a thousand rows by then.
 _THREAD_ROWS = 64
+_THREAD_ROWS_COMPILED = 1_000
 _MOST_MIRRORS = 256
 
 
@@ -160,7 +161,7 @@ class Predictor:
         except (ColumnMissing, ColumnMistyped) as error:
             raise _feature_invalid(scorer, given, error) from error
         assembled = time.perf_counter()
-        if request.rows < _THREAD_ROWS:
+        if request.rows < (_THREAD_ROWS_COMPILED if scorer.compiled else _THREAD_ROWS):
             scores = scorer.score(vectors)
         else:
             scores = await asyncio.to_thread(scorer.score, vectors)
