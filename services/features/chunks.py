@@ -6,7 +6,7 @@ which is `MARGIN` before the newest available time that the entity has: rows tha
 available are always answered exactly, and a replay may ask up to two days back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +84,7 @@ def superseded(chunk: Chunk, times: Mapping[int, int], layout: Layout) -> Chunk:
         chunk.rows,
         chunk.max_event,
         chunk.max_available,
-        _lasting_event(records),
+        _lasting_event(records[:, EVENT].tolist(), records[:, SUPERSEDED].tolist()),
         chunk.revision + 1,
         records.tobytes(),
         chunk.texts,
@@ -115,18 +115,19 @@ def forgettable(layout: Layout, chunks: Sequence[Chunk]) -> list[int]:
 
 
 def _chunk(number: int, records: npt.NDArray[np.int64], lines: Sequence[bytes]) -> Chunk:
+    # Most are of one or two rows, for which lists are quicker than arrays.
+    events, available, superseded = zip(*records[:, [EVENT, AVAILABLE, SUPERSEDED]].tolist(), strict=True)
     return Chunk(
         number,
         len(records),
-        int(records[:, EVENT].max()),
-        int(records[:, AVAILABLE].max()),
-        _lasting_event(records),
+        max(events),
+        max(available),
+        _lasting_event(events, superseded),
         0,
         records.tobytes(),
         b"".join(lines),
     )
 
 
-def _lasting_event(records: npt.NDArray[np.int64]) -> int:
-    lasting = records[records[:, SUPERSEDED] == NEVER, EVENT]
-    return int(lasting.max(initial=NO_EVENT))
+def _lasting_event(events: Iterable[int], superseded: Iterable[int]) -> int:
+    return max((event for event, time in zip(events, superseded, strict=True) if time == NEVER), default=NO_EVENT)

@@ -38,7 +38,17 @@ from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered
 from services.features import chunks
 from services.features.chunks import Chunk
 from services.features.packing import Layout
-from services.features.state import Version, View, changes, decoded, encoded, rows_of_batches, version_id, view_of
+from services.features.state import (
+    Version,
+    View,
+    changes,
+    decoded,
+    encoded,
+    row_keys_of,
+    rows_of_batches,
+    version_id,
+    view_of,
+)
 
 T = TypeVar("T")
 _KEYS_AT_ONCE = 5_000
@@ -136,13 +146,14 @@ class OnlineTables:
         if not views:
             return
         for table in rows_of_batches(self._artifacts, dataset, views, digests):
+            row_keys = row_keys_of(dataset, table)
             for view in views:
-                _add_rows(connection, view, dataset, table)
+                _add_rows(connection, view, dataset, table, row_keys)
 
 
-def _add_rows(connection: Connection, view: View, dataset: Dataset, table: pa.Table) -> None:
+def _add_rows(connection: Connection, view: View, dataset: Dataset, table: pa.Table, row_keys: Sequence[str]) -> None:
     stored = StoredView(connection, view.version)
-    found, versions = changes(view, dataset, table, stored)
+    found, versions = changes(view, dataset, table, row_keys, stored)
     rewritten: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
     forgotten: list[dict[str, Any]] = []

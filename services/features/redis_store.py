@@ -35,6 +35,7 @@ from services.features.state import (
     changes,
     decoded,
     encoded,
+    row_keys_of,
     rows_of_batches,
     version_id,
     view_of,
@@ -223,8 +224,9 @@ class RedisOnlineStore:
         dataset = self._dataset(name)
         ahead = {view.version: _Ahead(self, view.version) for view in views}
         for table in rows_of_batches(self._artifacts, dataset, views, digests):
+            row_keys = row_keys_of(dataset, table)
             for view in views:
-                ahead[view.version].take(*changes(view, dataset, table, ahead[view.version]))
+                ahead[view.version].take(*changes(view, dataset, table, row_keys, ahead[view.version]))
         return [command for one in ahead.values() for command in one.commands()]
 
     def _views(self, versions: Sequence[str]) -> list[View]:

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,8 +21,6 @@ from tabular import keys
 from tabular.keys import NEVER
 from tabular.parquet import read_parquet
 from tabular.schema import arrow_schema
-
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,12 @@ def version_id(view: str, row_key: str) -> bytes:
 
 
 def encoded(versions: Sequence[Version]) -> bytes:
-    """Return versions as bytes."""
-    return _ENCODER.encode(versions).encode()
+    """Return versions as bytes: a JSON array of [entity, row, available]. Written for each row that is accepted."""
+    texts = (
+        f"[{'null' if entity is None else encode_basestring_ascii(entity)},{row},{available}]"
+        for entity, row, available in versions
+    )
+    return f"[{','.join(texts)}]".encode()
 
 
 def decoded(body: bytes) -> list[Version]:
@@ -99,8 +102,13 @@ def rows_of_batches(
         yield read_parquet(artifacts.path(digest), wanted)
 
 
+def row_keys_of(dataset: Dataset, table: pa.Table) -> list[str]:
+    """Return the row keys of accepted rows, which have no nulls."""
+    return [str(key) for key in keys.encode([table[name] for name in dataset.row_key])]
+
+
 def changes(
-    view: View, dataset: Dataset, table: pa.Table, stored: Stored
+    view: View, dataset: Dataset, table: pa.Table, row_keys: Sequence[str], stored: Stored
 ) -> tuple[list[Changed], dict[str, list[Version]]]:
     """Return what rows change: entities, and the versions of the rows by row key.
 
@@ -116,11 +124,11 @@ def changes(
     first = {entity: chunks.next_row(there[entity][-1] if entity in there else None) for entity in places}
     numbers = {row: first[entity] + n for entity, rows in places.items() for n, row in enumerate(rows)}
 
-    row_keys = [str(key) for key in keys.encode([table[name] for name in dataset.row_key])]
     known = stored.versions(list(dict.fromkeys(row_keys)))
     versions = {key: list(known.get(key, ())) for key in row_keys}
+    available = records[:, AVAILABLE].tolist()
     for row, (key, entity) in enumerate(zip(row_keys, entities, strict=True)):
-        versions[key].append(Version(entity, numbers.get(row, 0), int(records[row, AVAILABLE])))
+        versions[key].append(Version(entity, numbers.get(row, 0), available[row]))
     # By entity, the numbers of rows that are superseded at another time than before.
     superseded: dict[str, dict[int, int]] = {}
     for key, found in versions.items():
@@ -131,7 +139,7 @@ def changes(
             if version.entity is not None and before.get(version, NEVER) != time:
                 superseded.setdefault(version.entity, {})[version.row] = time
 
-    for row, number in numbers.items():
+    for row, number in numbers.items() if superseded else ():
         records[row, SUPERSEDED] = superseded.get(str(entities[row]), {}).get(number, NEVER)
     corrected = _corrected(view, stored, there, first, superseded)
     changed = []

@@ -41,7 +41,8 @@ class Online:
         self.state = MemoryState()
 
     def add(self, table: pa.Table) -> None:
-        self.state.take(*state.changes(self.view, self.dataset, table, self.state))
+        row_keys = state.row_keys_of(self.dataset, table)
+        self.state.take(*state.changes(self.view, self.dataset, table, row_keys, self.state))
 
     def answer(self, entities: pa.Array, cutoff: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float64]]:
         texts = [text or "" for text in keys.encode([entities])]

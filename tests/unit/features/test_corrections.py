@@ -51,7 +51,7 @@ def test_online_state_equals_offline_after_every_batch(
     online, sent = MemoryState(), arrow_schema(ends()).empty_table()
     for rows in batches:
         table = pa.Table.from_pylist(rows, schema=arrow_schema(ends()))
-        online.take(*state.changes(view, ends(), table, online))
+        online.take(*state.changes(view, ends(), table, state.row_keys_of(ends(), table), online))
         sent = pa.concat_tables([sent, table])
         known = assembly.with_superseded(sent, ends())
         offline = assembly.view_features(feature_set(), 0, declared, ends(), asked, known)
