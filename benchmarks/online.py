@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ import pandas as pd
 
 from benchmarks.environments import peer_python, peer_script
 from benchmarks.report import Report
-from benchmarks.servers import serving
+from benchmarks.servers import answers, await_start, serving
 
 _CLIENTS = 8
 _RATE = 1_000
@@ -142,22 +141,10 @@ def _feast(folder: Path, filled: dict[str, Any]) -> Iterator[str]:
         command += ["--workers", "1", "--max-requests", "0", "--no-access-log", "--registry_ttl_sec", "3600"]
         with subprocess.Popen(command, stdout=log, stderr=log, env=variables) as process:
             try:
-                _await_port(port, process, folder / "server.log")
+                await_start(lambda: answers(f"http://127.0.0.1:{port}/health"), process, folder / "server.log")
                 yield f"127.0.0.1:{port}"
             finally:
                 process.terminate()
-
-
-def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"Feast does not serve: {log.read_text()[-2000:]}") from None
-        time.sleep(0.1)  # between two probes of a process that starts
 
 
 def _different(feast: str, filled: dict[str, Any]) -> int:

