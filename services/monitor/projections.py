@@ -130,7 +130,7 @@ class OutcomeTables:
     """Values of label columns by key, for every label that a feature set has declared."""
 
     name = "outcomes"
-    version = 1
+    version = 2
     metadata = _outcome_metadata
     types: Sequence[type[Message]] = (FeatureSetRegistered, BatchAccepted)
 
@@ -181,13 +181,10 @@ class OutcomeTables:
         texts = [None] * len(table) if numbers is not None else [_text(value) for value in values.to_pylist()]
         rows: dict[str, dict[str, Any]] = {}
         for index, key in enumerate(keys_of(table, columns)):
-            number = numbers[index] if numbers is not None else None
-            if number is None and texts[index] is None:
-                continue
             rows[key] = {
                 "label": label.label,
                 "label_key": key,
-                "number": number,
+                "number": numbers[index] if numbers is not None else None,
                 "text": texts[index],
                 "batch": f"{label.dataset}/{batch_id}",
                 "position": position,
@@ -195,9 +192,11 @@ class OutcomeTables:
         keys = list(rows)
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
-            # A corrected outcome takes the place of the one before.
+            # A corrected outcome takes the place of the one before; as in training sets, null says that none is known.
             connection.execute(delete(OUTCOMES).where(OUTCOMES.c.label == label.label, OUTCOMES.c.label_key.in_(chunk)))
-            connection.execute(insert(OUTCOMES), [rows[key] for key in chunk])
+            known = [row for row in (rows[key] for key in chunk) if (row["number"], row["text"]) != (None, None)]
+            if known:
+                connection.execute(insert(OUTCOMES), known)
 
 
 def segments_between(connection: Connection, endpoint: str, start: int, end: int) -> list[str]:
