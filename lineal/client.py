@@ -34,6 +34,7 @@ from lineal.plan import plan as compare
 from lineal.profile import Profile
 from lineal.project import Definition, read_project
 from lineal.quarantine import Quarantine
+from lineal.reasons import reasons
 from lineal.registered import read_registered
 from lineal.retiring import retire
 from lineal.sending import Ingested as Ingested
@@ -260,6 +261,10 @@ class Client:
         if end is not None:
             request.end_time.FromDatetime(end)
         return from_pieces(piece.arrow for piece in self.services.monitor.collect("ReadPredictions", request))
+
+    def reasons(self, prediction_id: str) -> dict[str, float]:
+        """Return how much each column moved a recorded prediction's raw score, the greatest first."""
+        return {each.column: each.contribution for each in reasons(self.services, prediction_id).contributions}
 
     def check_parity(
         self, endpoint: str, *, predictions: int = 0, start: datetime | None = None, end: datetime | None = None

@@ -64,6 +64,17 @@ class Scorer:
             return np.zeros(len(calibrated), dtype=np.uint32)
         return (calibrated >= self.bundle.threshold).astype(np.uint32)
 
+    def contributions(self, vectors: Vectors) -> npt.NDArray[np.float64]:
+        """Return what each column adds to rows' raw scores, and last what is expected without them.
+
+        Of shape (rows, columns + 1); a row's sum is its raw score. Path-dependent TreeSHAP: Lundberg and others,
+        "Consistent Individualized Feature Attribution for Tree Ensembles", 2018, algorithm 2.
+        """
+        categorical = None if self._ordered else self._model.get_cat_feature_indices()
+        pool = catboost.Pool(self._input(vectors), cat_features=categorical)
+        found = self._model.get_feature_importance(pool, type="ShapValues", thread_count=1)
+        return np.asarray(found, dtype=np.float64)
+
     @property
     def compiled(self) -> bool:
         """Whether the compiled applier scores."""

@@ -75,6 +75,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     log.lineage,
     log.endpoint,
     look.trace,
+    look.explain,
     prove.prove,
     prove.verify,
     prove.keys,

@@ -1,4 +1,4 @@
-"""Commands that only look: alarms, sagas, bundles, runs, trace."""
+"""Commands that only look: alarms, sagas, bundles, runs, trace, explain."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from lineal.cli.output import console, moment, options, plain, short, show
 from lineal.cli.work import connect
 from lineal.errors import LinealError
 from lineal.explain import View, differences
+from lineal.reasons import reasons
 from lineal.trace import Trace, served
 from lineal.trace import trace as follow
 
@@ -128,6 +129,23 @@ def trace(
         show(trace_json(found))
         return
     console.print(trace_tree(found))
+
+
+def explain(
+    prediction: Annotated[str, typer.Argument(help="Id of a prediction.")],
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Show so many columns; 0 is all.", min=0)] = 12,
+) -> None:
+    """Show how much each column moved a prediction's score, as it was served: exact SHAP values."""
+    with connect() as client:
+        found = reasons(client.services, prediction)
+    rows = [
+        (each.column, str(getattr(each, each.WhichOneof("value") or "", "")), f"{each.contribution:+.4f}")
+        for each in found.contributions[: limit or None]
+    ]
+    show(found, ("column", "value", "contribution"), rows)
+    if not options.json:
+        raw = f"raw score {found.raw_score:.4f}, where {found.expected_raw_score:.4f} is expected"
+        console.print(f"score {found.score:.4f}; {raw} and the columns' contributions make the difference")
 
 
 def trace_json(found: Trace) -> dict[str, Any]:

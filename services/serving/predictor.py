@@ -59,8 +59,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Scored:
+class Scored:
+    """Rows with the scores that an arm gives them, and how they were looked up; `scorer` is the arm's."""
+
     arm: Arm
+    scorer: Scorer
     vectors: Vectors
     scores: Scores
     looked_up: LookedUp
@@ -107,7 +110,7 @@ class Predictor:
             self._describe_repeated(known)
             return Answer(known, None)
         if not self._lease.valid:
-            raise ReplicaCutOff("this replica has lost touch with the registry; another one may answer")
+            raise _cut_off()
         # The request holds on to this generation, whatever happens to the arms meanwhile.
         loaded = self._arms.get(request.endpoint)
         arm = self._arm(loaded, request)
@@ -131,6 +134,13 @@ class Predictor:
         self._mirror(loaded, scored, request)
         return Answer(answer, scored.scores.raw)
 
+    async def score(self, request: Request) -> Scored:
+        """Score rows as `predict` would, without an answer or a record. Raises what it raises, but CannotRecord."""
+        if not self._lease.valid:
+            raise _cut_off()
+        loaded = self._arms.get(request.endpoint)
+        return await self._score(loaded, self._arm(loaded, request), request)
+
     async def drain(self) -> None:
         """Wait until the arms that did not answer have scored, too."""
         await asyncio.gather(*self._mirrors, return_exceptions=True)
@@ -148,7 +158,7 @@ class Predictor:
         assert routed is not None
         return routed
 
-    async def _score(self, loaded: LoadedArms, arm: Arm, request: Request) -> _Scored:
+    async def _score(self, loaded: LoadedArms, arm: Arm, request: Request) -> Scored:
         given = request.columns
         scorer = loaded.scorers[arm.bundle_digest]
         started = time.perf_counter()
@@ -165,7 +175,7 @@ class Predictor:
             scores = scorer.score(vectors)
         else:
             scores = await asyncio.to_thread(scorer.score, vectors)
-        return _Scored(arm, vectors, scores, looked_up, _micros(started, assembled), _micros(assembled))
+        return Scored(arm, scorer, vectors, scores, looked_up, _micros(started, assembled), _micros(assembled))
 
     async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand) -> LookedUp:
         bundle = scorer.bundle
@@ -181,8 +191,8 @@ class Predictor:
             request.min_position,
         )
 
-    def _answer(self, loaded: LoadedArms, scored: _Scored, request: Request) -> PredictResponse:
-        scorer = loaded.scorers[scored.arm.bundle_digest]
+    def _answer(self, loaded: LoadedArms, scored: Scored, request: Request) -> PredictResponse:
+        scorer = scored.scorer
         context = trace.get_current_span().get_span_context()
         return PredictResponse(
             request_id=request.request_id,
@@ -200,13 +210,13 @@ class Predictor:
     def _records(
         self,
         loaded: LoadedArms,
-        scored: _Scored,
+        scored: Scored,
         request: Request,
         answer: PredictResponse,
         latency: int,
         fallback: bool,
     ) -> list[PredictionRecord]:
-        bundle = loaded.scorers[scored.arm.bundle_digest].bundle
+        bundle = scored.scorer.bundle
         entities = _texts(request, bundle.entity_columns)
         labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
         given = list(
@@ -247,7 +257,7 @@ class Predictor:
             for row in range(request.rows)
         ]
 
-    def _describe(self, request: Request, answer: PredictResponse, scored: _Scored, latency: int, record: int) -> None:
+    def _describe(self, request: Request, answer: PredictResponse, scored: Scored, latency: int, record: int) -> None:
         trace.get_current_span().set_attributes(
             {
                 "lineal.endpoint": request.endpoint,
@@ -275,7 +285,7 @@ class Predictor:
         attributes = {"lineal.request_id": known.request_id, "lineal.bundle_digest": known.bundle_digest}
         self._tracer.start_span("repeated answer", parent, attributes=attributes, links=[Link(here)]).end()
 
-    def _mirror(self, loaded: LoadedArms, scored: _Scored, request: Request) -> None:
+    def _mirror(self, loaded: LoadedArms, scored: Scored, request: Request) -> None:
         others = [arm for arm in loaded.arms if arm.bundle_digest != scored.arm.bundle_digest]
         if others and len(self._mirrors) < _MOST_MIRRORS:
             self._later(self._score_others(loaded, others, request))
@@ -307,6 +317,10 @@ class Predictor:
                 for row in range(request.rows)
             ]
         self._recorder.mirror(found)
+
+
+def _cut_off() -> ReplicaCutOff:
+    return ReplicaCutOff("this replica has lost touch with the registry; another one may answer")
 
 
 def _micros(since: float, until: float | None = None) -> int:

@@ -11,6 +11,7 @@ from lineal.api.monitor.v1.monitor_service_pb2_grpc import MonitorServiceStub
 from lineal.api.serving.v1 import serving_service_pb2
 from lineal.api.serving.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
 from services.serving.arms import ArmTable
+from services.serving.explaining import Explainer
 from services.serving.lease import LeaseKeeper
 from services.serving.loader import Loader
 from services.serving.lookups import Lookups
@@ -42,6 +43,7 @@ async def build(harness: Harness) -> None:
     predictor = Predictor(
         arms, Lookups(harness.channel("features")), recorder, lease, harness.clock, harness.telemetry.tracer
     )
+    explainer = Explainer(predictor)
 
     @asynccontextmanager
     async def life() -> AsyncIterator[None]:
@@ -49,6 +51,7 @@ async def build(harness: Harness) -> None:
             yield
         finally:
             await lease.leave()
+            explainer.close()
             await predictor.drain()
             # What monitor does not take now waits in the spool for the next start.
             await recorder.drain()
@@ -62,7 +65,7 @@ async def build(harness: Harness) -> None:
     harness.add_check("lease", lease.check)
     harness.add_servicer(
         add_ServingServiceServicer_to_server,
-        ServingServicer(predictor, arms, recorder, settings.replica_id, harness.clock),
+        ServingServicer(predictor, explainer, arms, recorder, settings.replica_id, harness.clock),
         serving_service_pb2.DESCRIPTOR.services_by_name["ServingService"].full_name,
     )
     harness.add_servicer(

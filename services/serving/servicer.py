@@ -6,9 +6,10 @@ from chassis.clock import Clock
 from lineal.api.serving.v1 import serving_service_pb2 as api
 from lineal.api.serving.v1.serving_service_pb2_grpc import ServingServiceServicer
 from services.serving.arms import ArmTable, LoadedArms
+from services.serving.explaining import Explainer
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
-from services.serving.request import by_name, decoded, make
+from services.serving.request import Request, by_name, decoded, make
 from tabular.bundle import Bundle, ModelColumn
 
 Context = Any
@@ -22,26 +23,27 @@ _VALUE_TYPES = {
 class ServingServicer(ServingServiceServicer):
     """`lineal.api.serving.v1.ServingService`."""
 
-    def __init__(self, predictor: Predictor, arms: ArmTable, recorder: Recorder, replica_id: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        explainer: Explainer,
+        arms: ArmTable,
+        recorder: Recorder,
+        replica_id: str,
+        clock: Clock,
+    ) -> None:
         self._predictor = predictor
+        self._explainer = explainer
         self._arms = arms
         self._recorder = recorder
         self._replica_id = replica_id
         self._clock = clock
 
     async def Predict(self, request: api.PredictRequest, context: Context) -> api.PredictResponse:
-        sent = by_name(request.columns)
-        made = make(
-            endpoint=request.endpoint,
-            request_id=request.request_id,
-            routing_key=request.routing_key,
-            columns=decoded(sent),
-            event_time_micros=list(request.event_time_micros),
-            now=self._clock.now(),
-            min_position=request.min_position,
-            sent=sent,
-        )
-        return (await self._predictor.predict(made)).response
+        return (await self._predictor.predict(self._made(request, request_id=request.request_id))).response
+
+    async def Explain(self, request: api.ExplainRequest, context: Context) -> api.ExplainResponse:
+        return await self._explainer.explain(self._made(request, bundle_digest=request.bundle_digest))
 
     async def DescribeEndpoint(
         self, request: api.DescribeEndpointRequest, context: Context
@@ -66,6 +68,22 @@ class ServingServicer(ServingServiceServicer):
             counters.refused_generation, counters.refusal = refused.generation, refused.reason
         endpoints = [counters for _, counters in sorted(counted.items())]
         return api.GetCountersResponse(endpoints=endpoints, replica_id=self._replica_id)
+
+    def _made(
+        self, request: api.PredictRequest | api.ExplainRequest, *, request_id: str = "", bundle_digest: str = ""
+    ) -> Request:
+        sent = by_name(request.columns)
+        return make(
+            endpoint=request.endpoint,
+            request_id=request_id,
+            routing_key=request.routing_key,
+            columns=decoded(sent),
+            event_time_micros=list(request.event_time_micros),
+            now=self._clock.now(),
+            min_position=request.min_position,
+            bundle_digest=bundle_digest,
+            sent=sent,
+        )
 
 
 def champion_bundle(loaded: LoadedArms) -> Bundle:

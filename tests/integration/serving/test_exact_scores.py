@@ -1,4 +1,4 @@
-"""Raw scores are CatBoost's own to 1e-12 over both protocols, for both problems, raw and typed.
+"""Raw scores are CatBoost's own to 1e-12 over both protocols, for both problems, raw and typed; SHAP values too.
 
 `LINEAL_TEST_ROWS=100000 python -m pytest` on this file asks for more rows.
 """
@@ -103,6 +103,21 @@ def assert_equal(found: Any, own: npt.NDArray[np.float64]) -> None:
     np.testing.assert_allclose(np.array(found), own, rtol=0, atol=1e-12)
 
 
+async def assert_explained(serving: Any, name: str, model: catboost.CatBoost, part: Rows) -> None:
+    sent = [from_numpy(column, values) for column, values in part.items()]
+    answer = await serving.Explain(serving_api.ExplainRequest(endpoint=name, columns=sent))
+    pool = catboost.Pool(listed(part), cat_features=[1, 3])
+    own = model.get_feature_importance(pool, type="ShapValues", thread_count=1)
+    for row, explanation in enumerate(answer.explanations):
+        moved = {each.column: each.contribution for each in explanation.contributions}
+        assert_equal([moved[column] for column in COLUMNS] + [explanation.expected_raw_score], own[row])
+        assert explanation.raw_score == pytest.approx(sum(own[row]), abs=1e-9)
+        sizes = [abs(each.contribution) for each in explanation.contributions]
+        assert sizes == sorted(sizes, reverse=True)
+        amount = next(each for each in explanation.contributions if each.column == "amount")
+        assert amount.number == part["amount"][row]
+
+
 async def test_raw_scores_are_catboosts_own(suite: Any) -> None:
     await suite.start("lineage", "trainer", "registry", "features", "monitor", "serving")
     serving = suite.stub("serving")
@@ -123,3 +138,7 @@ async def test_raw_scores_are_catboosts_own(suite: Any) -> None:
                 binary = await stub.ModelInfer(infer(name, part, raw=True))
                 place = [output.name for output in binary.outputs].index("raw")
                 assert_equal(np.frombuffer(binary.raw_output_contents[place]), own)
+        await assert_explained(serving, name, model, rows(50, 1))
+    many = [from_numpy("amount", np.zeros(1_001))]
+    with pytest.raises(grpc.aio.AioRpcError, match="1,001 rows are too many for one explanation"):
+        await serving.Explain(serving_api.ExplainRequest(endpoint="binary", columns=many))

@@ -186,6 +186,152 @@ class PredictResponse(_message.Message):
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
 @_typing.final
+class ExplainRequest(_message.Message):
+    """Request of Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_MICROS_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Name of the endpoint."""
+    bundle_digest: _builtins.str
+    """Bundle to explain: the champion or a challenger; empty is the one that Predict would ask."""
+    routing_key: _builtins.str
+    """As Predict's."""
+    min_position: _builtins.int
+    """As Predict's."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[_column_pb2.Column]:
+        """As Predict's, at most 1,000 rows. Where all features of the bundle are given, nothing is looked up."""
+
+    @_builtins.property
+    def event_time_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As Predict's."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        bundle_digest: _builtins.str = ...,
+        routing_key: _builtins.str = ...,
+        columns: _abc.Iterable[_column_pb2.Column] | None = ...,
+        event_time_micros: _abc.Iterable[_builtins.int] | None = ...,
+        min_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "columns", b"columns", "endpoint", b"endpoint", "event_time_micros", b"event_time_micros", "min_position", b"min_position", "routing_key", b"routing_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """Response of Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    bundle_digest: _builtins.str
+    """Digest of the bundle that is explained."""
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """One per row."""
+
+    def __init__(
+        self,
+        *,
+        bundle_digest: _builtins.str = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "explanations", b"explanations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """Why a row has its score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPECTED_RAW_SCORE_FIELD_NUMBER: _builtins.int
+    RAW_SCORE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    expected_raw_score: _builtins.float
+    """Raw score that the bundle expects of a row it knows nothing of: the mean over its training rows."""
+    raw_score: _builtins.float
+    """Raw score of the row: the expected one and all contributions together."""
+    score: _builtins.float
+    """Score as Predict answers it."""
+    @_builtins.property
+    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
+        """One per column of the bundle, the greatest first, whatever its sign."""
+
+    def __init__(
+        self,
+        *,
+        expected_raw_score: _builtins.float = ...,
+        raw_score: _builtins.float = ...,
+        score: _builtins.float = ...,
+        contributions: _abc.Iterable[Global___Contribution] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "expected_raw_score", b"expected_raw_score", "raw_score", b"raw_score", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Contribution(_message.Message):
+    """How much a column moved a row's raw score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """Name of the column."""
+    number: _builtins.float
+    """A number."""
+    text: _builtins.str
+    """A category."""
+    contribution: _builtins.float
+    """Raw score (log-odds, or the predicted value of a regression) that the value added; negative where it took away."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        number: _builtins.float = ...,
+        text: _builtins.str = ...,
+        contribution: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "contribution", b"contribution", "number", b"number", "text", b"text", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["number", "text"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
+
+@_typing.final
 class DescribeEndpointRequest(_message.Message):
     """Request of DescribeEndpoint."""
 

@@ -40,6 +40,11 @@ class ServingServiceStub(object):
                 request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/lineal.api.serving.v1.ServingService/Explain',
+                request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.DescribeEndpoint = channel.unary_unary(
                 '/lineal.api.serving.v1.ServingService/DescribeEndpoint',
                 request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.DescribeEndpointRequest.SerializeToString,
@@ -60,6 +65,15 @@ class ServingServiceServicer(object):
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
         prediction cannot be recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
+        against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+        UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +100,11 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictRequest.FromString,
                     response_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainResponse.SerializeToString,
             ),
             'DescribeEndpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeEndpoint,
@@ -126,6 +145,33 @@ class ServingService(object):
             '/lineal.api.serving.v1.ServingService/Predict',
             lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictRequest.SerializeToString,
             lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.serving.v1.ServingService/Explain',
+            lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainRequest.SerializeToString,
+            lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,11 @@ class ServingServiceStub:
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
     prediction cannot be recorded.
     """
+    Explain: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ExplainRequest, _serving_service_pb2.ExplainResponse]
+    """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
+    against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+    UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
+    """
     DescribeEndpoint: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.DescribeEndpointRequest, _serving_service_pb2.DescribeEndpointResponse]
     """Returns what an endpoint needs and serves. NOT_FOUND when it is unknown."""
     GetCounters: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.GetCountersRequest, _serving_service_pb2.GetCountersResponse]
@@ -52,6 +57,11 @@ class ServingServiceAsyncStub(ServingServiceStub):
     """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
     prediction cannot be recorded.
+    """
+    Explain: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ExplainRequest, _serving_service_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
+    against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+    UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
     """
     DescribeEndpoint: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.DescribeEndpointRequest, _serving_service_pb2.DescribeEndpointResponse]  # type: ignore[assignment]
     """Returns what an endpoint needs and serves. NOT_FOUND when it is unknown."""
@@ -70,6 +80,17 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
         prediction cannot be recorded.
+        """
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _serving_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_service_pb2.ExplainResponse, _abc.Awaitable[_serving_service_pb2.ExplainResponse]]:
+        """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
+        against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+        UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
         """
 
     @_abc_1.abstractmethod
