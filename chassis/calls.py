@@ -5,7 +5,6 @@
 
 import logging
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import grpc
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from chassis.context import (
@@ -29,6 +28,7 @@ from chassis.context import (
     time_left,
 )
 from chassis.errors import LinealError
+from chassis.ids import random_uuid
 from chassis.statuses import code_of, status_of
 from chassis.telemetry import Telemetry
 
@@ -62,7 +62,7 @@ def caller_of(metadata: Metadata) -> Caller:
 def _caller(values: Mapping[str, str]) -> Caller:
     return Caller(
         values.get(ACTOR, "")[:256] or Caller.actor,
-        values.get(CORRELATION_ID, "")[:256] or str(uuid.uuid4()),
+        values.get(CORRELATION_ID, "")[:256] or random_uuid(),
         values.get(CAUSATION_ID, "")[:256],
     )
 
@@ -73,20 +73,19 @@ class ServerCall:
     A class, since generators for each part would take longer than the parts.
     """
 
-    __slots__ = ("_active", "_attributes", "_call", "_start", "_telemetry", "_tokens")
+    __slots__ = ("_active", "_call", "_name", "_start", "_telemetry", "_tokens")
 
     def __init__(self, telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None) -> None:
         values = {key: value for key, value in metadata if isinstance(value, str)}
         who = _caller(values)
         self._telemetry = telemetry
         self._start = time.perf_counter()
-        self._attributes: dict[str, str] | None = None
+        self._name = ""
         span: Span = trace.INVALID_SPAN
         if not method.startswith(_UNTRACED):
-            name = method[1:]
-            self._attributes = {"rpc.system.name": "grpc", "rpc.method": name}
+            self._name = name = method[1:]
             parent = _PROPAGATOR.extract(values) if TRACEPARENT in values else None
-            known = {**self._attributes, "lineal.correlation_id": who.correlation_id}
+            known = {"rpc.system.name": "grpc", "rpc.method": name, "lineal.correlation_id": who.correlation_id}
             span = telemetry.calls.start(name, parent, SpanKind.SERVER, known)
         self._call = Call(method, span)
         self._tokens = enter_call(who, seconds, values.get(TRACEPARENT, ""))
@@ -98,10 +97,9 @@ class ServerCall:
     def __exit__(self, *_: object) -> None:
         call = self._call
         _finish(call, call.code in _SERVER_FAULTS)
-        if self._attributes is not None:
-            # Within the span, which becomes the exemplar of the duration.
-            duration = time.perf_counter() - self._start
-            self._telemetry.server_duration.record(duration, _ended(self._attributes, call.code))
+        if self._name:
+            seconds = time.perf_counter() - self._start
+            self._telemetry.server_duration.record(seconds, self._name, call.code, _traced(call.span))
         otel_context.detach(self._active)
         call.span.end()
         leave_call(self._tokens)
@@ -124,14 +122,14 @@ def client_call(telemetry: Telemetry, method: str, target: str) -> Iterator[Call
     name = method.lstrip("/")
     attributes = {"rpc.system.name": "grpc", "rpc.method": name, "server.address": target}
     start = time.perf_counter()
-    span = telemetry.calls.start(name, None, SpanKind.CLIENT, dict(attributes))
+    span = telemetry.calls.start(name, None, SpanKind.CLIENT, attributes)
     call = Call(method, span)
     with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield call
         finally:
             _finish(call, call.code != "OK")
-            telemetry.client_duration.record(time.perf_counter() - start, _ended(attributes, call.code))
+            telemetry.client_duration.record(time.perf_counter() - start, name, call.code, _traced(span), target)
 
 
 def client_metadata(service: str) -> list[tuple[str, str]]:
@@ -151,11 +149,9 @@ def client_timeout(given: float | None, default: float) -> float:
     return own if left is None else max(0.0, min(own, left - _MARGIN_SECONDS))
 
 
-def _ended(attributes: dict[str, str], code: str) -> dict[str, str]:
-    ended = {**attributes, "rpc.response.status_code": code}
-    if code != "OK":
-        ended["error.type"] = code
-    return ended
+def _traced(span: Span) -> SpanContext | None:
+    context = span.get_span_context()
+    return context if context.trace_flags.sampled else None
 
 
 def _finish(call: Call, fault: bool) -> None:

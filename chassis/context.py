@@ -1,11 +1,12 @@
 """Who calls: set per RPC by the server's interceptor, carried on by the client's."""
 
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+
+from chassis.ids import random_uuid
 
 ACTOR = "x-lineal-actor"
 CORRELATION_ID = "x-lineal-correlation-id"
@@ -22,7 +23,7 @@ class Caller:
     """
 
     actor: str = "unknown"
-    correlation_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    correlation_id: str = field(default_factory=random_uuid)
     causation_id: str = ""
 
 

@@ -1,10 +1,13 @@
 """Ids of commands and events."""
 
 import uuid
+from random import getrandbits
 
 from chassis.errors import FieldViolation, InvalidArgument
 
 _NAMESPACE = uuid.UUID("5f0c6f6b-5a0e-5d0b-9c39-0d4f8a5f7e11")
+_FIXED_BITS = 0xF << 76 | 0x3 << 62
+_VERSION_4 = 0x4 << 76 | 0x2 << 62
 
 
 class RequestIdInvalid(InvalidArgument):
@@ -13,7 +16,13 @@ class RequestIdInvalid(InvalidArgument):
 
 def new_request_id() -> str:
     """Return a new random request id."""
-    return str(uuid.uuid4())
+    return random_uuid()
+
+
+def random_uuid() -> str:
+    """Return a random UUID, version 4, at half of what the library's costs. It can be guessed: no secret."""
+    digits = f"{getrandbits(128) & ~_FIXED_BITS | _VERSION_4:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def request_id_from(*parts: str) -> str:

@@ -18,6 +18,8 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 
 MAX_BYTES = 64 * 1024 * 1024
 _KEPT = 2
+# How often at least the size of a file is asked for while it fills.
+_LOOKS = 64
 _IDS = {"traceId", "spanId", "parentSpanId"}
 
 
@@ -45,16 +47,19 @@ class JsonLines:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._open: int | None = None
+        # What may be written before the size of the file is asked for, which takes as long as a write.
+        self._room = 0
 
     def write(self, line: str) -> None:
         """Append one line."""
         data = line.encode() + b"\n"
         with self._lock:
             number = self._number()
-            if (size := os.fstat(number).st_size) and size + len(data) > self._max_bytes:
+            if len(data) > self._room and not self._has_room(number, len(data)):
                 self._rotate(number)
                 number = self._number()
-            os.write(number, data)
+                self._has_room(number, len(data))
+            self._room -= os.write(number, data)
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""
@@ -67,10 +72,17 @@ class JsonLines:
             self._open = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         return self._open
 
+    def _has_room(self, number: int, needed: int) -> bool:
+        # Not all that is left: another process may write to the same file.
+        size = os.fstat(number).st_size
+        self._room = min(self._max_bytes - size, self._max_bytes // _LOOKS)
+        return size == 0 or size + needed <= self._max_bytes
+
     def _close(self) -> None:
         if self._open is not None:
             os.close(self._open)
             self._open = None
+            self._room = 0
 
     def _rotate(self, number: int) -> None:
         # Another process that writes to the same file may have rotated it already.

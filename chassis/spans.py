@@ -1,7 +1,7 @@
 """The span of an RPC, for a third of what the SDK's own costs.
 
 One coroutine writes it, so it needs no lock; its attributes are ours, so nobody has to clean, count and copy them.
-Everything else is the SDK's: ids, sampler, resource, and the processors that it is handed to as a ReadableSpan.
+Everything else is the SDK's: ids, sampler, resource, and the processors, which read it as they read the SDK's.
 """
 
 import traceback
@@ -11,6 +11,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -23,6 +24,13 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
+_UNSET = Status()
+_FLAGS = {
+    (sampled, random): TraceFlags(sampled * TraceFlags.SAMPLED | random * TraceFlags.RANDOM_TRACE_ID)
+    for sampled in (False, True)
+    for random in (False, True)
+}
+
 
 class CallSpans:
     """Starts the spans of RPCs."""
@@ -31,10 +39,12 @@ class CallSpans:
         self.provider = provider
         self.processor = processor
         self.scope = InstrumentationScope(scope)
+        # What the sampler that is there by default decides is known without asking it.
+        self._follows_parent = provider.sampler is DEFAULT_ON
 
     def start(self, name: str, parent: Context | None, kind: SpanKind, attributes: dict[str, Any]) -> Span:
         """Start a span under the one of a context, None for the current one. It takes the attributes over."""
-        ids, sampler = self.provider.id_generator, self.provider.sampler
+        ids = self.provider.id_generator
         above: SpanContext | None = get_current_span(parent).get_span_context()
         if above is None or not above.is_valid:
             above = None
@@ -43,19 +53,20 @@ class CallSpans:
         else:
             trace_id = above.trace_id
             random = above.trace_flags.random_trace_id
-        result = sampler.should_sample(parent, trace_id, name, kind, attributes)
-        decision: Any = result.decision
-        flags = TraceFlags.SAMPLED if decision.is_sampled() else TraceFlags.DEFAULT
-        if random:
-            flags |= TraceFlags.RANDOM_TRACE_ID
-        context = SpanContext(trace_id, ids.generate_span_id(), False, TraceFlags(flags), result.trace_state)
-        if not decision.is_recording():
-            return NonRecordingSpan(context)
-        return CallSpan(self, name, context, above, kind, attributes)
+        if self._follows_parent:
+            sampled = recorded = above is None or above.trace_flags.sampled
+            state = None if above is None else above.trace_state
+        else:
+            result = self.provider.sampler.should_sample(parent, trace_id, name, kind, attributes)
+            sampled = result.decision is Decision.RECORD_AND_SAMPLE
+            recorded = result.decision is not Decision.DROP
+            state = result.trace_state
+        context = SpanContext(trace_id, ids.generate_span_id(), False, _FLAGS[sampled, random], state)
+        return CallSpan(self, name, context, above, kind, attributes) if recorded else NonRecordingSpan(context)
 
 
-class CallSpan(Span):
-    """A span that is written to by one task."""
+class CallSpan(Span, ReadableSpan):
+    """A span that is written to by one task, and read by processors once it has ended."""
 
     def __init__(
         self,
@@ -66,32 +77,39 @@ class CallSpan(Span):
         kind: SpanKind,
         attributes: dict[str, Any],
     ) -> None:
-        self._spans = spans
-        self._name = name
-        self._context = context
-        self._parent = parent
-        self._kind = kind
-        self._attributes = attributes
-        self._events: list[Event] = []
-        self._status = Status()
-        self._ended = False
-        self._start = time_ns()
+        self._processor = spans.processor
+        self._written = attributes
+        self._noted: list[Event] = []
+        ReadableSpan.__init__(
+            self,
+            name=name,
+            context=context,
+            parent=parent,
+            resource=spans.provider.resource,
+            attributes=attributes,
+            events=self._noted,
+            kind=kind,
+            status=_UNSET,
+            start_time=time_ns(),
+            instrumentation_scope=spans.scope,
+        )
 
     def get_span_context(self) -> SpanContext:
         """Return the ids."""
+        assert self._context is not None
         return self._context
 
     def is_recording(self) -> bool:
         """Tell whether the span has not ended."""
-        return not self._ended
+        return self._end_time is None
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one attribute."""
-        self._attributes[key] = value
+        self._written[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
-        self._attributes.update(attributes)
+        self._written.update(attributes)
 
     def update_name(self, name: str) -> None:
         """Change the name."""
@@ -105,7 +123,7 @@ class CallSpan(Span):
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Add an event, as of now."""
-        self._events.append(Event(name, dict(attributes or {}), timestamp))
+        self._noted.append(Event(name, dict(attributes or {}), timestamp))
 
     def record_exception(
         self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
@@ -124,22 +142,8 @@ class CallSpan(Span):
 
     def end(self, end_time: int | None = None) -> None:
         """Hand the span over. It happens once."""
-        if self._ended:
+        if self._end_time is not None:
             return
-        self._ended = True
-        if self._spans.processor is None:
-            return
-        readable = ReadableSpan(
-            name=self._name,
-            context=self._context,
-            parent=self._parent,
-            resource=self._spans.provider.resource,
-            attributes=self._attributes,
-            events=self._events,
-            kind=self._kind,
-            status=self._status,
-            start_time=self._start,
-            end_time=time_ns() if end_time is None else end_time,
-            instrumentation_scope=self._spans.scope,
-        )
-        self._spans.processor.on_end(readable)
+        self._end_time = time_ns() if end_time is None else end_time
+        if self._processor is not None:
+            self._processor.on_end(self)

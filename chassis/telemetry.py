@@ -13,27 +13,22 @@ from opentelemetry._logs import Logger, LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.metrics import Meter
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
 from chassis.context import caller
+from chassis.durations import CallDurations, MetricExports
 from chassis.otlp_json import JsonLinesLogExporter, JsonLinesMetricExporter
 from chassis.span_lines import SpanLines
 from chassis.spans import CallSpans
 
-# Buckets of the RPC conventions, seconds.
-RPC_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _SCOPE = "lineal"
 _FLUSH_MILLIS = 1000
-_METRICS_MILLIS = 10_000
 _SEVERITIES = {
     logging.DEBUG: SeverityNumber.DEBUG,
     logging.INFO: SeverityNumber.INFO,
@@ -44,7 +39,9 @@ _SEVERITIES = {
 
 
 class Telemetry:
-    """The tracer and the meter of a service. Nothing global is set, so a test may run several services at once.
+    """The tracer of a service and the durations of its calls.
+
+    Nothing global is set, so a test may run several services at once.
 
     With `OTEL_EXPORTER_OTLP_ENDPOINT` everything goes there by OTLP over gRPC. Without it, to
     `<folder>/<service>-spans.jsonl`, `-metrics.jsonl` and `-logs.jsonl`, capped in size, one export request per line.
@@ -56,37 +53,23 @@ class Telemetry:
         resource = Resource.create({"service.name": f"lineal-{service}", "service.instance.id": str(os.getpid())})
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._logs = LoggerProvider(resource=resource, shutdown_on_exit=False)
-        readers = []
+        self.server_duration = CallDurations(
+            "rpc.server.call.duration", "How long calls took that this service answered."
+        )
+        self.client_duration = CallDurations("rpc.client.call.duration", "How long calls took that this service made.")
+        self._metrics: MetricExports | None = None
         spans, metrics, logs = _outlets(service, folder)
         if spans and metrics and logs:
             self._traces.add_span_processor(spans)
             self._logs.add_log_record_processor(BatchLogRecordProcessor(logs, schedule_delay_millis=_FLUSH_MILLIS))
-            readers.append(PeriodicExportingMetricReader(metrics, export_interval_millis=_METRICS_MILLIS))
-        self._metrics = MeterProvider(
-            metric_readers=readers,
-            resource=resource,
-            shutdown_on_exit=False,
-            views=[
-                View(
-                    instrument_name=f"rpc.{side}.call.duration",
-                    aggregation=ExplicitBucketHistogramAggregation(RPC_BUCKETS),
-                )
-                for side in ("server", "client")
-            ],
-        )
+            durations = self.server_duration, self.client_duration
+            self._metrics = MetricExports(metrics, resource, _SCOPE, durations)
         self.tracer: Tracer = self._traces.get_tracer(_SCOPE)
         self.calls = CallSpans(self._traces, spans, _SCOPE)
-        self.meter: Meter = self._metrics.get_meter("lineal")
-        self.server_duration = self.meter.create_histogram(
-            "rpc.server.call.duration", unit="s", description="How long calls took that this service answered."
-        )
-        self.client_duration = self.meter.create_histogram(
-            "rpc.client.call.duration", unit="s", description="How long calls took that this service made."
-        )
 
     def logger(self) -> Logger:
         """Return the logger that `OtlpHandler` writes to."""
-        return self._logs.get_logger("lineal")
+        return self._logs.get_logger(_SCOPE)
 
     def flush(self) -> None:
         """Write what has ended so far."""
@@ -95,8 +78,9 @@ class Telemetry:
 
     def shutdown(self) -> None:
         """Write everything and stop. A collector that is away costs one time-out of an export, not three in a row."""
-        with ThreadPoolExecutor(3) as pool:
-            for stopped in [pool.submit(each.shutdown) for each in (self._traces, self._logs, self._metrics)]:
+        stopping = [self._traces.shutdown, self._logs.shutdown, *([self._metrics.shutdown] if self._metrics else [])]
+        with ThreadPoolExecutor(len(stopping)) as pool:
+            for stopped in [pool.submit(shutdown) for shutdown in stopping]:
                 stopped.result()
 
 

@@ -1,6 +1,5 @@
 """What a prediction is asked for with, whichever protocol brought it."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from chassis.errors import FieldViolation, InvalidArgument
-from chassis.ids import check_request_id
+from chassis.ids import check_request_id, new_request_id
 from lineal.api.tabular.v1.column_pb2 import Column
 from tabular.columns import from_numpy, to_numpy
 
@@ -69,7 +68,7 @@ def make(
     times = event_time_micros or [int(now.timestamp() * 1_000_000)]
     return Request(
         endpoint=endpoint,
-        request_id=check_request_id(request_id) if request_id else str(uuid.uuid4()),
+        request_id=check_request_id(request_id) if request_id else new_request_id(),
         routing_key=routing_key,
         columns=columns,
         rows=rows,

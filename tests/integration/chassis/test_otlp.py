@@ -59,7 +59,7 @@ def test_all_three_signals_reach_a_collector(collector: Collector, tmp_path: Pat
     with telemetry.tracer.start_as_current_span("work"):
         record = logging.LogRecord("lineal", logging.INFO, __file__, 1, "hello", (), None)
         OtlpHandler(telemetry.logger()).emit(record)
-    telemetry.server_duration.record(0.3)
+    telemetry.server_duration.record(0.3, "a.B/C", "OK", None)
     telemetry.shutdown()
     [spans], [metrics], [logs] = collector.received.values()
     resource = spans.resource_spans[0]
@@ -77,7 +77,7 @@ def test_a_collector_that_is_away_holds_up_the_end_once(monkeypatch: pytest.Monk
     telemetry = Telemetry("demo", tmp_path)
     with telemetry.tracer.start_as_current_span("work"):
         OtlpHandler(telemetry.logger()).emit(logging.LogRecord("lineal", logging.INFO, __file__, 1, "hello", (), None))
-    telemetry.server_duration.record(0.3)
+    telemetry.server_duration.record(0.3, "a.B/C", "OK", None)
     started = time.monotonic()
     telemetry.shutdown()
     # Three kinds of telemetry, each with 4 s, would be 12 s one after the other.

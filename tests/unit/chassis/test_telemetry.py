@@ -34,7 +34,7 @@ def test_spans_logs_and_metrics_are_written_as_otlp_json(tmp_path: Path) -> None
         record = logging.LogRecord("lineal", logging.WARNING, __file__, 1, "watch %s", ("out",), None)
         handler.emit(record)
         line = json.loads(JsonFormatter("demo").format(record))
-    telemetry.server_duration.record(0.3, {"rpc.method": "a.B/C"})
+    telemetry.server_duration.record(0.3, "a.B/C", "OK", None)
     telemetry.shutdown()
 
     [request] = lines(tmp_path / "demo-spans.jsonl")
@@ -58,6 +58,16 @@ def test_files_of_lines_are_capped(tmp_path: Path) -> None:
     assert set(sizes) == {"x.jsonl", "x.jsonl.1", "x.jsonl.2"}
     assert max(sizes.values()) <= 100
     assert lines(tmp_path / "x.jsonl")[-1] == {"n": 49}
+
+
+def test_a_file_that_another_process_fills_too_stays_near_its_cap(tmp_path: Path) -> None:
+    path, cap = tmp_path / "x.jsonl", 6_400
+    ours, theirs = JsonLines(path, cap), JsonLines(path, cap)
+    for _ in range(2_000):
+        ours.write("o" * 9)
+        theirs.write("t" * 9)
+    # Each looks after every 64th of the cap at the latest.
+    assert max(each.stat().st_size for each in tmp_path.iterdir()) <= cap + 2 * cap // 64
 
 
 def test_a_disk_that_refuses_does_not_stop_the_service(tmp_path: Path) -> None:
