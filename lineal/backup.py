@@ -15,10 +15,10 @@ from lineal import merkle, record_files
 from lineal.api.ingest.v1 import vault_service_pb2 as vault_api
 from lineal.api.ingest.v1.dataset_pb2 import Sensitivity
 from lineal.api.ingest.v1.events_pb2 import DatasetRegistered
-from lineal.api.lineage.v1 import keeping_service_pb2 as keeping_api
 from lineal.api.lineage.v1 import lineage_service_pb2 as lineage_api
 from lineal.api.lineage.v1 import proof_service_pb2 as proof_api
 from lineal.api.lineage.v1.record_pb2 import EventRecord, StoredRecord
+from lineal.artifacts import fetch
 from lineal.backup_files import (
     ARTIFACTS,
     Manifest,
@@ -194,18 +194,9 @@ def _named(texts: Iterable[bytes]) -> set[str]:
 
 def _copied(services: Services, place: Place, digest: str) -> int | None:
     """Copy an artifact and return its size, None when there is none of that digest."""
-    keeping = services.keeping
     with tempfile.TemporaryDirectory(prefix="lineal-backup-") as folder:
         path = Path(folder) / "artifact"
-        try:
-            with path.open("wb") as file:
-                for response in keeping.stub.ReadArtifact(keeping_api.ReadArtifactRequest(digest=digest)):
-                    file.write(response.data)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.NOT_FOUND:
-                return None
-            raise call_failed(error, keeping.name, keeping.address) from error
-        if sha256_of(path) != digest:
-            raise LinealError(f"artifact {digest} came with other bytes; `lineal doctor --verify` says more")
+        if not fetch(services, digest, path):
+            return None
         place.write(artifact_name(digest), path)
         return path.stat().st_size

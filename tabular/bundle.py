@@ -126,6 +126,9 @@ class Bundle:
             version = fields.pop("format")
             if version != FORMAT:
                 raise ManifestInvalid(f"the manifest has format {version}, this version reads {FORMAT}")
+            files = fields["files"]
+            if not all(isinstance(text, str) for pair in files.items() for text in pair):
+                raise ManifestInvalid("its files are not listed by name and digest")
             fields["columns"] = tuple(ModelColumn(**column) for column in fields["columns"])
             fields["transforms"] = tuple(ParseDict(each, Transform()) for each in fields.get("transforms", ()))
             fields["inputs"] = tuple(ModelColumn(**column) for column in fields.get("inputs", ()))

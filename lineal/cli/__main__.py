@@ -11,6 +11,7 @@ import typer
 from lineal import __version__
 from lineal.cli import (
     backups,
+    bundle,
     catalog,
     datasets,
     features,
@@ -80,12 +81,14 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     prove.verify,
     prove.keys,
     keep.seal,
+    keep.collect,
     backups.backup,
     backups.restore,
 )
 for _command in _COMMANDS:
     app.command()(_command)
 app.command("import")(work.import_model)
+app.add_typer(bundle.app, name="bundle")
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(features.app, name="features")
 app.add_typer(quarantine.app, name="quarantine")

@@ -1,6 +1,5 @@
 """The keys that sign checkpoints: PEM files in a folder of their own, numbered, the newest signs. Blocking."""
 
-import os
 import uuid
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from chassis.private_files import write_private
 from lineal.notes import Rotation, Signer
 
 _ORIGIN = "origin"
@@ -30,7 +30,7 @@ class Keys:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         named = folder / _ORIGIN
         if not named.exists():
-            _write(named, (origin or f"lineal.local/{uuid.uuid4().hex[:12]}").encode())
+            write_private(named, (origin or f"lineal.local/{uuid.uuid4().hex[:12]}").encode())
         self.origin = named.read_text(encoding="utf-8").strip()
         if origin and origin != self.origin:
             raise KeysDamaged(f"this log is named {self.origin}, not {origin}: a log keeps its name")
@@ -68,13 +68,13 @@ class Keys:
         if number in self._notes:
             self._notes[number].unlink()
         self._notes[number] = self._folder / f"{number:04}.{request_id}.note"
-        _write(self._notes[number], note.encode())
+        write_private(self._notes[number], note.encode())
         self._add(private)
         return self.current, note
 
     def _add(self, private: Ed25519PrivateKey) -> None:
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        _write(self._folder / f"{len(self.signers) + 1:04}.pem", pem)
+        write_private(self._folder / f"{len(self.signers) + 1:04}.pem", pem)
         self.signers.append(Signer(self.origin, private))
 
     def _read(self, path: Path) -> Signer:
@@ -85,14 +85,3 @@ class Keys:
         if not isinstance(key, Ed25519PrivateKey):
             raise KeysDamaged(f"{path} is no Ed25519 key")
         return Signer(self.origin, key)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that only this user reads, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -20,6 +20,7 @@ from services.registry import bundle as bundles
 from services.registry import endpoint as endpoints
 from services.registry import evidence, past, projections, views
 from services.registry import model as models
+from services.registry.signing import Signing
 
 
 class ModelUnknown(NotFound):
@@ -41,10 +42,11 @@ class BundleServes(RuleViolated):
 class Registry:
     """The application of the registry."""
 
-    def __init__(self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner) -> None:
+    def __init__(self, log: EventLog, artifacts: ArtifactStore, tables: ProjectionRunner, signing: Signing) -> None:
         self._log = log
         self._artifacts = artifacts
         self._tables = tables
+        self._signing = signing
         self._models = Repository(log, "model", models.decider)
         self._bundles = Repository(log, "bundle", bundles.decider)
         self._endpoints = Repository(log, "endpoint", endpoints.decider)
@@ -89,7 +91,7 @@ class Registry:
     # Bundles
 
     async def register_bundle(self, *, request_id: str, model: str, digest: str) -> int:
-        """Make a bundle known to its model after reading every file that its manifest names.
+        """Make a bundle known to its model, and sign it, after reading every file that its manifest names.
 
         Raises ModelUnknown, Retired, ManifestInvalid, BundleElsewhere.
         """
@@ -99,6 +101,8 @@ class Registry:
             raise evidence.ManifestInvalid(
                 f"bundle {digest[:12]} says it is of model {manifest.get('model')!r}, not {model!r}"
             )
+        signed = (await self._bundles.load(digest)).state.signed
+        signature_digest = "" if signed else await self._signing.signature(digest, manifest)
         outcome = await self._bundles.execute(
             digest,
             request_id=request_id,
@@ -108,6 +112,7 @@ class Registry:
                 model=model,
                 run_id=str(manifest.get("run_id", "")),
                 training_set_digest=str(manifest.get("training_set_digest", "")),
+                signature_digest=signature_digest,
             ),
         )
         return outcome.position

@@ -7,7 +7,13 @@ from google.protobuf.message import Message
 
 from chassis.aggregate import Decider
 from chassis.errors import AlreadyExists, NotFound, RuleViolated
-from lineal.api.registry.v1.events_pb2 import BundleApproved, BundleRegistered, BundleRejected, GatesEvaluated
+from lineal.api.registry.v1.events_pb2 import (
+    BundleApproved,
+    BundleRegistered,
+    BundleRejected,
+    BundleSigned,
+    GatesEvaluated,
+)
 from lineal.api.registry.v1.model_pb2 import BundleState, GatePolicy, GateResult
 from lineal.api.trainer.v1.run_pb2 import Evaluation
 from services.registry import gates
@@ -40,20 +46,32 @@ class BundleStanding:
     approval_required: bool = False
     approved: bool = False
     results: tuple[GateResult, ...] = ()
+    signed: bool = False
 
 
 def register(
-    bundle: BundleStanding, *, digest: str, model: str, run_id: str, training_set_digest: str
+    bundle: BundleStanding, *, digest: str, model: str, run_id: str, training_set_digest: str, signature_digest: str
 ) -> Sequence[Message]:
-    """Make a bundle known; the same again changes nothing.
+    """Make a bundle known, with its signature; the same again changes nothing.
 
     Raises BundleElsewhere when it is another model's.
     """
     if bundle.digest and bundle.model != model:
         raise BundleElsewhere(f"bundle {digest[:12]} belongs to model {bundle.model!r}, not to {model!r}")
     if bundle.digest:
+        return sign(bundle, digest, signature_digest, again=False)
+    return [
+        BundleRegistered(bundle_digest=digest, model=model, run_id=run_id, training_set_digest=training_set_digest),
+        BundleSigned(bundle_digest=digest, signature_digest=signature_digest),
+    ]
+
+
+def sign(bundle: BundleStanding, digest: str, signature_digest: str, *, again: bool) -> Sequence[Message]:
+    """Record a signature; where there is one, only if `again`. Raises BundleUnknown."""
+    require_known(bundle, digest)
+    if bundle.signed and not again:
         return []
-    return [BundleRegistered(bundle_digest=digest, model=model, run_id=run_id, training_set_digest=training_set_digest)]
+    return [BundleSigned(bundle_digest=digest, signature_digest=signature_digest)]
 
 
 def evaluate(
@@ -155,6 +173,8 @@ def evolve(bundle: BundleStanding, event: Message) -> BundleStanding:
                 imported=not event.training_set_digest,
                 state=BundleState.BUNDLE_STATE_REGISTERED,
             )
+        case BundleSigned():
+            return replace(bundle, signed=True)
         case GatesEvaluated():
             judged = replace(
                 bundle,

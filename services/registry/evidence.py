@@ -1,6 +1,7 @@
 """Reads what a bundle and the evidence about it are made of from the artifact store. Blocking."""
 
 import json
+from typing import Any
 
 from chassis.artifacts import ArtifactStore
 from chassis.errors import LinealError, RuleViolated
@@ -15,7 +16,7 @@ class EvaluationInvalid(RuleViolated):
     """The evidence is not an evaluation."""
 
 
-def manifest(artifacts: ArtifactStore, digest: str) -> dict[str, object]:
+def manifest(artifacts: ArtifactStore, digest: str) -> dict[str, Any]:
     """Return the manifest of a bundle after reading every file that it names. Raises ManifestInvalid."""
     try:
         reading = "manifest"

@@ -73,12 +73,13 @@ class RegistryTables:
     """The projection behind the registry's list calls."""
 
     name = "registry"
-    version = 2
+    version = 3
     metadata = _metadata
     types: Sequence[type[Message]] = (
         events.ModelRegistered,
         events.ModelRetired,
         events.BundleRegistered,
+        events.BundleSigned,
         events.GatesEvaluated,
         events.BundleApproved,
         events.BundleRejected,
@@ -104,7 +105,11 @@ class RegistryTables:
             case events.ModelRetired(model=name):
                 connection.execute(update(_models).where(_models.c.name == name).values(retired=True))
             case (
-                events.BundleRegistered() | events.GatesEvaluated() | events.BundleApproved() | events.BundleRejected()
+                events.BundleRegistered()
+                | events.BundleSigned()
+                | events.GatesEvaluated()
+                | events.BundleApproved()
+                | events.BundleRejected()
             ):
                 _apply_bundle(connection, event)
             case events.EndpointRegistered() as message:
@@ -179,6 +184,15 @@ def bundles_of(connection: Connection, model: str, asked: int, token: str) -> tu
     found = rows[: page_size(asked)]
     following = page_token(str(found[-1].register_position)) if len(rows) > len(found) else ""
     return [Bundle.FromString(row.body) for row in found], following
+
+
+def unsigned(connection: Connection) -> list[str]:
+    """Return the digests of the bundles without a signature that are not rejected, oldest first."""
+    found = connection.execute(select(_bundles.c.body).order_by(_bundles.c.register_position)).scalars()
+    bodies = (Bundle.FromString(body) for body in found)
+    return [
+        body.digest for body in bodies if not body.signature_digest and body.state != BundleState.BUNDLE_STATE_REJECTED
+    ]
 
 
 def digests_like(connection: Connection, beginning: str) -> list[str]:

@@ -7,6 +7,7 @@ from lineal.api.registry.v1.registry_service_pb2_grpc import RegistryServiceServ
 from services.registry import replica
 from services.registry.application import Registry
 from services.registry.leases import Leases
+from services.registry.signing import Signing
 
 Context = Any
 
@@ -14,9 +15,10 @@ Context = Any
 class RegistryServicer(RegistryServiceServicer):
     """`lineal.api.registry.v1.RegistryService`."""
 
-    def __init__(self, registry: Registry, leases: Leases) -> None:
+    def __init__(self, registry: Registry, leases: Leases, signing: Signing) -> None:
         self._registry = registry
         self._leases = leases
+        self._signing = signing
 
     async def RegisterModel(self, request: api.RegisterModelRequest, context: Context) -> api.RegisterModelResponse:
         position = await self._registry.register_model(request_id=request.request_id, model=request.model)
@@ -69,6 +71,30 @@ class RegistryServicer(RegistryServiceServicer):
             request_id=request.request_id, digest=request.bundle_digest, reason=request.reason
         )
         return api.RejectBundleResponse(position=position)
+
+    async def SignBundle(self, request: api.SignBundleRequest, context: Context) -> api.SignBundleResponse:
+        digest = await self._registry.full_digest(request.bundle_digest)
+        position = await self._signing.sign_bundle(request_id=request.request_id, digest=digest)
+        return api.SignBundleResponse(position=position)
+
+    async def ListSigningKeys(
+        self, request: api.ListSigningKeysRequest, context: Context
+    ) -> api.ListSigningKeysResponse:
+        return api.ListSigningKeysResponse(keys=await self._signing.keys())
+
+    async def RotateSigningKey(
+        self, request: api.RotateSigningKeyRequest, context: Context
+    ) -> api.RotateSigningKeyResponse:
+        identity, position = await self._signing.rotate(request_id=request.request_id)
+        return api.RotateSigningKeyResponse(key_id=identity, position=position)
+
+    async def RevokeSigningKey(
+        self, request: api.RevokeSigningKeyRequest, context: Context
+    ) -> api.RevokeSigningKeyResponse:
+        position = await self._signing.revoke(
+            request_id=request.request_id, identity=request.key_id, reason=request.reason
+        )
+        return api.RevokeSigningKeyResponse(position=position)
 
     async def RegisterEndpoint(
         self, request: api.RegisterEndpointRequest, context: Context

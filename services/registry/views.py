@@ -9,6 +9,7 @@ from lineal.api.registry.v1.events_pb2 import (
     BundleApproved,
     BundleRegistered,
     BundleRejected,
+    BundleSigned,
     GatesEvaluated,
     SagaAdvanced,
     SagaArchived,
@@ -46,6 +47,8 @@ def evolve_bundle(view: Bundle, event: Event) -> None:
             view.run_id = registered.run_id
             view.training_set_digest = registered.training_set_digest
             view.register_time.FromDatetime(event.recorded_time)
+        case BundleSigned() as signed:
+            view.signature_digest = signed.signature_digest
         case GatesEvaluated() as evaluated:
             view.evaluation_digest = evaluated.evaluation_digest
             del view.gates[:]

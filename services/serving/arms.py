@@ -59,7 +59,7 @@ class ArmTable:
         self._log = log
         self._loader = loader
         self._applied = applied
-        self._standing = Standing()
+        self._standing = Standing(loader.signatures)
         self._loaded: dict[str, LoadedArms] = {}
         self._refused: dict[str, RefusedArms] = {}
         self._changing = asyncio.Lock()
@@ -105,7 +105,7 @@ class ArmTable:
         """Follow the log for ever."""
         changed: set[str] = set()
         async for delivery in self._log.subscribe(0, TYPES):
-            changed |= self._standing.apply(event.message for event in delivery.events)
+            changed |= self._standing.apply(delivery.events)
             # Of the history only the last generation matters.
             if not delivery.live:
                 continue

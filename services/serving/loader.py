@@ -1,4 +1,4 @@
-"""Load bundles: digests first, then a trial in a process of its own, then here."""
+"""Load bundles: digests and signature first, then a trial in a process of its own, then here."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from chassis.artifacts import ArtifactStore
 from chassis.errors import LinealError, RuleViolated
+from services.serving.signatures import Signatures
 from tabular.bundle import MODEL_FILE, Bundle, ManifestInvalid
 from tabular.scorer import ModelUnreadable, Scorer
 
@@ -15,13 +16,14 @@ _TRIAL_SECONDS = 60.0
 
 
 class BundleUnloadable(RuleViolated):
-    """A bundle is damaged, or its model cannot be loaded."""
+    """A bundle is damaged or not signed, or its model cannot be loaded."""
 
 
 class Loader:
     """Scorers by bundle digest, each loaded once."""
 
-    def __init__(self, artifacts: ArtifactStore) -> None:
+    def __init__(self, artifacts: ArtifactStore, signatures: Signatures) -> None:
+        self.signatures = signatures
         self._artifacts = artifacts
         self._scorers: dict[str, Scorer] = {}
 
@@ -29,23 +31,13 @@ class Loader:
         """Return the scorer of a bundle. Raises BundleUnloadable, naming what is wrong with which file."""
         if digest in self._scorers:
             return self._scorers[digest]
-        reading = "manifest"
         try:
-            manifest = await asyncio.to_thread(self._artifacts.path, digest)
-            bundle = Bundle.from_bytes(await asyncio.to_thread(manifest.read_bytes))
-            # Reading every file verifies its digest; a bundle is whole or it is not loaded.
-            for name, file in bundle.files.items():
-                reading = name
-                await asyncio.to_thread(self._artifacts.read, file)
-            model = await asyncio.to_thread(self._artifacts.path, bundle.files[MODEL_FILE])
-            compiled = await self._survives(str(manifest), str(model))
-            scorer = await asyncio.to_thread(lambda: Scorer(bundle, model.read_bytes(), compiled=compiled))
-        except (ManifestInvalid, ModelUnreadable, KeyError) as error:
+            manifest, model = await asyncio.to_thread(self._verified, digest)
+            compiled = await self._survives(digest, manifest + b"\n" + model)
+            bundle = Bundle.from_bytes(manifest)
+            scorer = await asyncio.to_thread(lambda: Scorer(bundle, model, compiled=compiled))
+        except (ManifestInvalid, ModelUnreadable) as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
-        except BundleUnloadable:
-            raise
-        except LinealError as error:
-            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {reading}: {error.message}") from error
         self._scorers[digest] = scorer
         return scorer
 
@@ -54,29 +46,50 @@ class Loader:
         kept = set(digests)
         self._scorers = {digest: scorer for digest, scorer in self._scorers.items() if digest in kept}
 
-    async def _survives(self, manifest: str, model: str) -> bool:
+    def _verified(self, digest: str) -> tuple[bytes, bytes]:
+        """Return a bundle's manifest and model, the very bytes whose digests were compared and are signed."""
+        reading = "manifest"
+        try:
+            manifest = self._artifacts.read(digest)
+            bundle = Bundle.from_bytes(manifest)
+            # Reading a file verifies its digest; a bundle is whole or it is not loaded.
+            for name, file in bundle.files.items():
+                reading = name
+                self._artifacts.read(file)
+            reading = MODEL_FILE
+            model = self._artifacts.read(bundle.files[MODEL_FILE])
+            reading = "signature"
+            self.signatures.check(digest, bundle.files)
+        except KeyError:
+            raise ManifestInvalid(f"its manifest names no {MODEL_FILE}") from None
+        except LinealError as error:
+            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {reading}: {error.message}") from error
+        return manifest, model
+
+    async def _survives(self, digest: str, data: bytes) -> bool:
         """Try a model; return whether its compiled applier may be loaded, which must not keep CatBoost from scoring."""
         try:
-            await self._try("--compiled", manifest, model)
+            await self._try(data, "--compiled")
         except BundleUnloadable as error:
-            await self._try(manifest, model)
-            _logger.warning("CatBoost itself scores %s: %s", model, error.message)
+            await self._try(data)
+            _logger.warning("CatBoost itself scores bundle %s: %s", digest[:12], error.message)
             return False
         return True
 
-    async def _try(self, *arguments: str) -> None:
+    async def _try(self, data: bytes, *arguments: str) -> None:
         """Load and score in a child: what a damaged file can crash is that process, not this one."""
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "tabular.probe",
             *arguments,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
         try:
             async with asyncio.timeout(_TRIAL_SECONDS):
-                _, errors = await child.communicate()
+                _, errors = await child.communicate(data)
         except TimeoutError:
             raise BundleUnloadable(f"a trial process could not load the model in {_TRIAL_SECONDS:g} s") from None
         finally:

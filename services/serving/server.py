@@ -20,6 +20,7 @@ from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
 from services.serving.servicer import ServingServicer
 from services.serving.settings import Settings
+from services.serving.signatures import Signatures
 from services.serving.spool import Spool
 
 _RECORD_SECONDS = 10.0
@@ -37,7 +38,8 @@ async def build(harness: Harness) -> None:
     spool = Spool(settings.service_dir / "spool", max_bytes=settings.spool_bytes)
     recorder = Recorder(settings.replica_id, spool, send)
     lease = LeaseKeeper(harness.channel("registry"), settings.replica_id)
-    arms = ArmTable(harness.log, Loader(harness.artifacts), lease.renew_soon)
+    signatures = Signatures(harness.artifacts, settings.trusted_keys.split(","))
+    arms = ArmTable(harness.log, Loader(harness.artifacts, signatures), lease.renew_soon)
     lease.generations = lambda: arms.generations
     lease.refused = lambda: arms.refused
     predictor = Predictor(

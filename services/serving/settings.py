@@ -13,10 +13,12 @@ class Settings(ServiceSettings):
     """`LINEAL_SERVING_*`, beside those of every service.
 
     `replica_id` names this instance to the registry while it lives. `spool_bytes` is how much the spool of prediction
-    records may hold while monitor is away.
+    records may hold while monitor is away. `trusted_keys` are ids, with commas between, of registry's signing keys that
+    need nobody to vouch for them; without any it is the first key of the log.
     """
 
     model_config = SettingsConfigDict(env_prefix="LINEAL_SERVING_")
 
     replica_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     spool_bytes: int = Field(default=1 << 30, gt=0)
+    trusted_keys: str = ""

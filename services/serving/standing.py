@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message
 
 from chassis.errors import RuleViolated
+from chassis.events import Event
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
 from lineal.api.registry.v1.events_pb2 import (
     ArmsChanged,
     BundleApproved,
     BundleRegistered,
     BundleRejected,
+    BundleSigned,
     EndpointRegistered,
     GatesEvaluated,
 )
+from services.serving import signatures
+from services.serving.signatures import Signatures
 
 TYPES: tuple[type[Message], ...] = (
     ArmsChanged,
@@ -23,6 +27,7 @@ TYPES: tuple[type[Message], ...] = (
     BundleRejected,
     EndpointRegistered,
     GatesEvaluated,
+    *signatures.TYPES,
 )
 
 
@@ -53,34 +58,38 @@ class EndpointArms:
 class Standing:
     """All endpoints and bundles."""
 
-    def __init__(self) -> None:
+    def __init__(self, signatures: Signatures) -> None:
+        self._signatures = signatures
         self.endpoints: dict[str, EndpointArms] = {}
         self._bundles: dict[str, BundleAttestations] = {}
 
-    def apply(self, messages: Iterable[Message | None]) -> set[str]:
-        """Apply events; return the endpoints whose arms have changed."""
+    def apply(self, events: Iterable[Event]) -> set[str]:
+        """Apply events; return the endpoints whose arms have changed, or are signed now."""
         changed: set[str] = set()
-        for message in messages:
-            match message:
-                case EndpointRegistered():
+        for event in events:
+            self._signatures.apply(event)
+            match event.message:
+                case EndpointRegistered() as message:
                     name = message.endpoint.name
                     self.endpoints.setdefault(name, EndpointArms()).endpoint = message.endpoint
                     changed.add(name)
-                case ArmsChanged():
+                case ArmsChanged() as message:
                     known = self.endpoints.setdefault(message.endpoint, EndpointArms())
                     known.generation = message.generation
                     known.arms = tuple(message.arms)
                     changed.add(message.endpoint)
-                case BundleRegistered():
+                case BundleRegistered() as message:
                     self._bundles[message.bundle_digest] = BundleAttestations(registered=True)
-                case GatesEvaluated():
+                case GatesEvaluated() as message:
                     bundle = self._bundle(message.bundle_digest)
                     bundle.gates_passed = message.passed
                     bundle.approval_required = message.policy.approval_required or not message.evaluation_digest
-                case BundleApproved():
+                case BundleApproved() as message:
                     self._bundle(message.bundle_digest).approved = True
-                case BundleRejected():
+                case BundleRejected() as message:
                     self._bundle(message.bundle_digest).rejected = True
+                case BundleSigned() as message:
+                    changed |= self._with(message.bundle_digest)
         return changed
 
     def check(self, arm: Arm) -> None:
@@ -97,6 +106,10 @@ class Standing:
             missing = "nobody has approved it"
         if missing:
             raise BundleNotAttested(f"bundle {arm.bundle_digest[:12]} is not loaded: {missing}")
+
+    def _with(self, digest: str) -> set[str]:
+        found = self.endpoints.items()
+        return {name for name, known in found if any(arm.bundle_digest == digest for arm in known.arms)}
 
     def _bundle(self, digest: str) -> BundleAttestations:
         return self._bundles.setdefault(digest, BundleAttestations())

@@ -73,13 +73,16 @@ class World:
             yield trainer_api.ImportModelRequest(chunk=file)
 
         digest: str = (await self.trainer.ImportModel(messages())).bundle_digest
+        await self.releasable(digest)
+        return digest
+
+    async def releasable(self, digest: str) -> None:
         for request in (
             registry_api.RegisterBundleRequest(request_id=rid(), model="shop", bundle_digest=digest),
             registry_api.EvaluateGatesRequest(request_id=rid(), bundle_digest=digest),
             registry_api.ApproveBundleRequest(request_id=rid(), bundle_digest=digest, reason="test"),
         ):
             await getattr(self.registry, type(request).__name__.removesuffix("Request"))(request)
-        return digest
 
     async def arms(self, *arms: Arm) -> int:
         current = await self.registry.GetEndpoint(registry_api.GetEndpointRequest(name="shop"))

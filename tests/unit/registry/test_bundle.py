@@ -18,7 +18,12 @@ def fold(state: BundleStanding, events: list[Message]) -> BundleStanding:
 
 def registered(training_set: str = "c" * 64) -> BundleStanding:
     events = bundles.register(
-        BundleStanding(), digest=CANDIDATE, model="m", run_id="r", training_set_digest=training_set
+        BundleStanding(),
+        digest=CANDIDATE,
+        model="m",
+        run_id="r",
+        training_set_digest=training_set,
+        signature_digest="e" * 64,
     )
     return fold(BundleStanding(), list(events))
 
@@ -127,4 +132,6 @@ def test_a_rejection_is_final() -> None:
 
 def test_a_bundle_belongs_to_one_model() -> None:
     with pytest.raises(bundles.BundleElsewhere):
-        bundles.register(registered(), digest=CANDIDATE, model="other", run_id="", training_set_digest="")
+        bundles.register(
+            registered(), digest=CANDIDATE, model="other", run_id="", training_set_digest="", signature_digest=""
+        )

@@ -22,51 +22,58 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lineal.api.registry.v1 import endpoint_pb2 as lineal_dot_api_dot_registry_dot_v1_dot_endpoint__pb2
 from lineal.api.registry.v1 import model_pb2 as lineal_dot_api_dot_registry_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lineal/api/registry/v1/events.proto\x12\x16lineal.api.registry.v1\x1a%lineal/api/registry/v1/endpoint.proto\x1a\"lineal/api/registry/v1/model.proto\"?\n\x0fModelRegistered\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.lineal.api.registry.v1.Model\"e\n\x10\x42undleRegistered\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x04 \x01(\t\"\xd4\x01\n\x0eGatesEvaluated\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x19\n\x11\x65valuation_digest\x18\x02 \x01(\t\x12\x17\n\x0f\x63hampion_digest\x18\x03 \x01(\t\x12\x33\n\x07results\x18\x04 \x03(\x0b\x32\".lineal.api.registry.v1.GateResult\x12\x0e\n\x06passed\x18\x05 \x01(\x08\x12\x32\n\x06policy\x18\x06 \x01(\x0b\x32\".lineal.api.registry.v1.GatePolicy\"7\n\x0e\x42undleApproved\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"7\n\x0e\x42undleRejected\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"H\n\x12\x45ndpointRegistered\x12\x32\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32 .lineal.api.registry.v1.Endpoint\"\x7f\n\x0b\x41rmsChanged\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12)\n\x04\x61rms\x18\x03 \x03(\x0b\x32\x1b.lineal.api.registry.v1.Arm\x12\x0f\n\x07saga_id\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\";\n\rSagaRequested\x12*\n\x04saga\x18\x01 \x01(\x0b\x32\x1c.lineal.api.registry.v1.Saga\"\x80\x01\n\x0cSagaAdvanced\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0f\n\x07\x66inding\x18\x04 \x01(\t\x12\x17\n\x0f\x65vidence_digest\x18\x05 \x01(\t\x12\x15\n\rbundle_digest\x18\x06 \x01(\t\"A\n\x0cSagaApproved\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"A\n\x0cSagaRejected\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"t\n\x0cSagaFinished\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.lineal.api.registry.v1.SagaState\x12\x0f\n\x07outcome\x18\x04 \x01(\t\"I\n\x0cSagaArchived\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x16\n\x0ehistory_digest\x18\x03 \x01(\t\"#\n\rReplicaJoined\x12\x12\n\nreplica_id\x18\x01 \x01(\t\"M\n\x11GenerationApplied\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\"2\n\x0bReplicaLeft\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xpired\x18\x02 \x01(\x08\"-\n\x0cModelRetired\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x0f\x45ndpointRetired\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lineal/api/registry/v1/events.proto\x12\x16lineal.api.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%lineal/api/registry/v1/endpoint.proto\x1a\"lineal/api/registry/v1/model.proto\"?\n\x0fModelRegistered\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.lineal.api.registry.v1.Model\"e\n\x10\x42undleRegistered\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x04 \x01(\t\"\xd4\x01\n\x0eGatesEvaluated\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x19\n\x11\x65valuation_digest\x18\x02 \x01(\t\x12\x17\n\x0f\x63hampion_digest\x18\x03 \x01(\t\x12\x33\n\x07results\x18\x04 \x03(\x0b\x32\".lineal.api.registry.v1.GateResult\x12\x0e\n\x06passed\x18\x05 \x01(\x08\x12\x32\n\x06policy\x18\x06 \x01(\x0b\x32\".lineal.api.registry.v1.GatePolicy\"7\n\x0e\x42undleApproved\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"7\n\x0e\x42undleRejected\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"H\n\x12\x45ndpointRegistered\x12\x32\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32 .lineal.api.registry.v1.Endpoint\"\x7f\n\x0b\x41rmsChanged\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12)\n\x04\x61rms\x18\x03 \x03(\x0b\x32\x1b.lineal.api.registry.v1.Arm\x12\x0f\n\x07saga_id\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\";\n\rSagaRequested\x12*\n\x04saga\x18\x01 \x01(\x0b\x32\x1c.lineal.api.registry.v1.Saga\"\x80\x01\n\x0cSagaAdvanced\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0f\n\x07\x66inding\x18\x04 \x01(\t\x12\x17\n\x0f\x65vidence_digest\x18\x05 \x01(\t\x12\x15\n\rbundle_digest\x18\x06 \x01(\t\"A\n\x0cSagaApproved\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"A\n\x0cSagaRejected\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"t\n\x0cSagaFinished\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.lineal.api.registry.v1.SagaState\x12\x0f\n\x07outcome\x18\x04 \x01(\t\"I\n\x0cSagaArchived\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07saga_id\x18\x02 \x01(\t\x12\x16\n\x0ehistory_digest\x18\x03 \x01(\t\"#\n\rReplicaJoined\x12\x12\n\nreplica_id\x18\x01 \x01(\t\"M\n\x11GenerationApplied\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\"2\n\x0bReplicaLeft\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xpired\x18\x02 \x01(\x08\"-\n\x0cModelRetired\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x0f\x45ndpointRetired\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"?\n\x0c\x42undleSigned\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x18\n\x10signature_digest\x18\x02 \x01(\t\"g\n\x0fSigningKeyAdded\x12\x12\n\npublic_key\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07voucher\x18\x03 \x01(\x0c\"3\n\x11SigningKeyRevoked\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.registry.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELREGISTERED']._serialized_start=138
-  _globals['_MODELREGISTERED']._serialized_end=201
-  _globals['_BUNDLEREGISTERED']._serialized_start=203
-  _globals['_BUNDLEREGISTERED']._serialized_end=304
-  _globals['_GATESEVALUATED']._serialized_start=307
-  _globals['_GATESEVALUATED']._serialized_end=519
-  _globals['_BUNDLEAPPROVED']._serialized_start=521
-  _globals['_BUNDLEAPPROVED']._serialized_end=576
-  _globals['_BUNDLEREJECTED']._serialized_start=578
-  _globals['_BUNDLEREJECTED']._serialized_end=633
-  _globals['_ENDPOINTREGISTERED']._serialized_start=635
-  _globals['_ENDPOINTREGISTERED']._serialized_end=707
-  _globals['_ARMSCHANGED']._serialized_start=709
-  _globals['_ARMSCHANGED']._serialized_end=836
-  _globals['_SAGAREQUESTED']._serialized_start=838
-  _globals['_SAGAREQUESTED']._serialized_end=897
-  _globals['_SAGAADVANCED']._serialized_start=900
-  _globals['_SAGAADVANCED']._serialized_end=1028
-  _globals['_SAGAAPPROVED']._serialized_start=1030
-  _globals['_SAGAAPPROVED']._serialized_end=1095
-  _globals['_SAGAREJECTED']._serialized_start=1097
-  _globals['_SAGAREJECTED']._serialized_end=1162
-  _globals['_SAGAFINISHED']._serialized_start=1164
-  _globals['_SAGAFINISHED']._serialized_end=1280
-  _globals['_SAGAARCHIVED']._serialized_start=1282
-  _globals['_SAGAARCHIVED']._serialized_end=1355
-  _globals['_REPLICAJOINED']._serialized_start=1357
-  _globals['_REPLICAJOINED']._serialized_end=1392
-  _globals['_GENERATIONAPPLIED']._serialized_start=1394
-  _globals['_GENERATIONAPPLIED']._serialized_end=1471
-  _globals['_REPLICALEFT']._serialized_start=1473
-  _globals['_REPLICALEFT']._serialized_end=1523
-  _globals['_MODELRETIRED']._serialized_start=1525
-  _globals['_MODELRETIRED']._serialized_end=1570
-  _globals['_ENDPOINTRETIRED']._serialized_start=1572
-  _globals['_ENDPOINTRETIRED']._serialized_end=1623
+  _globals['_MODELREGISTERED']._serialized_start=171
+  _globals['_MODELREGISTERED']._serialized_end=234
+  _globals['_BUNDLEREGISTERED']._serialized_start=236
+  _globals['_BUNDLEREGISTERED']._serialized_end=337
+  _globals['_GATESEVALUATED']._serialized_start=340
+  _globals['_GATESEVALUATED']._serialized_end=552
+  _globals['_BUNDLEAPPROVED']._serialized_start=554
+  _globals['_BUNDLEAPPROVED']._serialized_end=609
+  _globals['_BUNDLEREJECTED']._serialized_start=611
+  _globals['_BUNDLEREJECTED']._serialized_end=666
+  _globals['_ENDPOINTREGISTERED']._serialized_start=668
+  _globals['_ENDPOINTREGISTERED']._serialized_end=740
+  _globals['_ARMSCHANGED']._serialized_start=742
+  _globals['_ARMSCHANGED']._serialized_end=869
+  _globals['_SAGAREQUESTED']._serialized_start=871
+  _globals['_SAGAREQUESTED']._serialized_end=930
+  _globals['_SAGAADVANCED']._serialized_start=933
+  _globals['_SAGAADVANCED']._serialized_end=1061
+  _globals['_SAGAAPPROVED']._serialized_start=1063
+  _globals['_SAGAAPPROVED']._serialized_end=1128
+  _globals['_SAGAREJECTED']._serialized_start=1130
+  _globals['_SAGAREJECTED']._serialized_end=1195
+  _globals['_SAGAFINISHED']._serialized_start=1197
+  _globals['_SAGAFINISHED']._serialized_end=1313
+  _globals['_SAGAARCHIVED']._serialized_start=1315
+  _globals['_SAGAARCHIVED']._serialized_end=1388
+  _globals['_REPLICAJOINED']._serialized_start=1390
+  _globals['_REPLICAJOINED']._serialized_end=1425
+  _globals['_GENERATIONAPPLIED']._serialized_start=1427
+  _globals['_GENERATIONAPPLIED']._serialized_end=1504
+  _globals['_REPLICALEFT']._serialized_start=1506
+  _globals['_REPLICALEFT']._serialized_end=1556
+  _globals['_MODELRETIRED']._serialized_start=1558
+  _globals['_MODELRETIRED']._serialized_end=1603
+  _globals['_ENDPOINTRETIRED']._serialized_start=1605
+  _globals['_ENDPOINTRETIRED']._serialized_end=1656
+  _globals['_BUNDLESIGNED']._serialized_start=1658
+  _globals['_BUNDLESIGNED']._serialized_end=1721
+  _globals['_SIGNINGKEYADDED']._serialized_start=1723
+  _globals['_SIGNINGKEYADDED']._serialized_end=1826
+  _globals['_SIGNINGKEYREVOKED']._serialized_start=1828
+  _globals['_SIGNINGKEYREVOKED']._serialized_end=1879
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from lineal.api.registry.v1 import endpoint_pb2 as _endpoint_pb2
 from lineal.api.registry.v1 import model_pb2 as _model_pb2
@@ -559,3 +560,87 @@ class EndpointRetired(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndpointRetired: _TypeAlias = EndpointRetired  # noqa: Y015
+
+@_typing.final
+class BundleSigned(_message.Message):
+    """The registry signed a bundle after it had read every file of it. Stream `bundle/<digest>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    SIGNATURE_DIGEST_FIELD_NUMBER: _builtins.int
+    bundle_digest: _builtins.str
+    """The bundle."""
+    signature_digest: _builtins.str
+    """Digest of the signature: a Sigstore bundle with an in-toto statement in a DSSE envelope, as `model_signing verify key` reads it."""
+    def __init__(
+        self,
+        *,
+        bundle_digest: _builtins.str = ...,
+        signature_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "signature_digest", b"signature_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleSigned: _TypeAlias = BundleSigned  # noqa: Y015
+
+@_typing.final
+class SigningKeyAdded(_message.Message):
+    """The registry signs bundles with this key from now on. Stream `signing-keys/registry`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    VOUCHER_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.str
+    """ECDSA P-256, in PEM. Its SHA-256 in hex is the key's id."""
+    voucher: _builtins.bytes
+    """Signature of the key before over this key and when it expires; empty for a first key, which nobody vouches for."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """What is signed with it from then on does not count."""
+
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        voucher: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "public_key", b"public_key", "voucher", b"voucher"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKeyAdded: _TypeAlias = SigningKeyAdded  # noqa: Y015
+
+@_typing.final
+class SigningKeyRevoked(_message.Message):
+    """Nothing that a key has signed counts any more, whenever it was signed. Stream `signing-keys/registry`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKeyRevoked: _TypeAlias = SigningKeyRevoked  # noqa: Y015

@@ -231,6 +231,7 @@ class Bundle(_message.Message):
     DECISION_REASON_FIELD_NUMBER: _builtins.int
     REGISTER_TIME_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    SIGNATURE_DIGEST_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Digest of its manifest."""
     model: _builtins.str
@@ -249,6 +250,8 @@ class Bundle(_message.Message):
     """Why it was approved or rejected."""
     position: _builtins.int
     """Log position of its newest event."""
+    signature_digest: _builtins.str
+    """Digest of its newest signature; empty before it was signed."""
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateResult]:
         """Findings of the gates, of the newest evaluation."""
@@ -271,11 +274,58 @@ class Bundle(_message.Message):
         decision_reason: _builtins.str = ...,
         register_time: _timestamp_pb2.Timestamp | None = ...,
         position: _builtins.int = ...,
+        signature_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["register_time", b"register_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "decision_reason", b"decision_reason", "digest", b"digest", "evaluation_digest", b"evaluation_digest", "gates", b"gates", "model", b"model", "position", b"position", "register_time", b"register_time", "run_id", b"run_id", "state", b"state", "training_set_digest", b"training_set_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "decision_reason", b"decision_reason", "digest", b"digest", "evaluation_digest", b"evaluation_digest", "gates", b"gates", "model", b"model", "position", b"position", "register_time", b"register_time", "run_id", b"run_id", "signature_digest", b"signature_digest", "state", b"state", "training_set_digest", b"training_set_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Bundle: _TypeAlias = Bundle  # noqa: Y015
+
+@_typing.final
+class SigningKey(_message.Message):
+    """A key that the registry signs bundles with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    ADD_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REVOKE_REASON_FIELD_NUMBER: _builtins.int
+    TRUSTED_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """SHA-256 of the public key, in hex."""
+    public_key: _builtins.str
+    """ECDSA P-256, in PEM."""
+    revoke_reason: _builtins.str
+    """Why it was revoked; empty while it counts."""
+    trusted: _builtins.bool
+    """Whether it is a first key, or a trusted key vouched for it while it counted."""
+    @_builtins.property
+    def add_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was added."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """What is signed with it from then on does not count."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        public_key: _builtins.str = ...,
+        add_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        revoke_reason: _builtins.str = ...,
+        trusted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_time", b"add_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_time", b"add_time", "expire_time", b"expire_time", "key_id", b"key_id", "public_key", b"public_key", "revoke_reason", b"revoke_reason", "trusted", b"trusted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKey: _TypeAlias = SigningKey  # noqa: Y015

@@ -85,6 +85,26 @@ class RegistryServiceStub(object):
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RejectBundleRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RejectBundleResponse.FromString,
                 _registered_method=True)
+        self.SignBundle = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/SignBundle',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SignBundleRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SignBundleResponse.FromString,
+                _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/ListSigningKeys',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSigningKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/RotateSigningKey',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeSigningKey = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/RevokeSigningKey',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RevokeSigningKeyRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RevokeSigningKeyResponse.FromString,
+                _registered_method=True)
         self.RegisterEndpoint = channel.unary_unary(
                 '/lineal.api.registry.v1.RegistryService/RegisterEndpoint',
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RegisterEndpointRequest.SerializeToString,
@@ -248,6 +268,35 @@ class RegistryServiceServicer(object):
 
     def RejectBundle(self, request, context):
         """Bars a bundle from release. FAILED_PRECONDITION while it is an endpoint's champion.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignBundle(self, request, context):
+        """Signs a bundle anew after reading every file of it: after its signature's key was revoked. FAILED_PRECONDITION when it is not intact.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """Lists the keys that have signed bundles, the newest last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Signs with a new key from now on; the key before vouches for it, and what it has signed stays good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSigningKey(self, request, context):
+        """Revokes a key: nothing that it has signed is loaded any more, what serves goes on until it is loaded again. The registry's own key is replaced first.
+        NOT_FOUND when there is none of that id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -438,6 +487,26 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RejectBundle,
                     request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RejectBundleRequest.FromString,
                     response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RejectBundleResponse.SerializeToString,
+            ),
+            'SignBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignBundle,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SignBundleRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SignBundleResponse.SerializeToString,
+            ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSigningKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+            'RevokeSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSigningKey,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RevokeSigningKeyRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RevokeSigningKeyResponse.SerializeToString,
             ),
             'RegisterEndpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterEndpoint,
@@ -801,6 +870,114 @@ class RegistryService(object):
             '/lineal.api.registry.v1.RegistryService/RejectBundle',
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RejectBundleRequest.SerializeToString,
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RejectBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/SignBundle',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SignBundleRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SignBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/ListSigningKeys',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSigningKeysRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ListSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/RotateSigningKey',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RotateSigningKeyRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RotateSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/RevokeSigningKey',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RevokeSigningKeyRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RevokeSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,16 @@ class RegistryServiceStub:
     """Approves a bundle whose gates held. FAILED_PRECONDITION in any other state."""
     RejectBundle: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RejectBundleRequest, _registry_service_pb2.RejectBundleResponse]
     """Bars a bundle from release. FAILED_PRECONDITION while it is an endpoint's champion."""
+    SignBundle: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SignBundleRequest, _registry_service_pb2.SignBundleResponse]
+    """Signs a bundle anew after reading every file of it: after its signature's key was revoked. FAILED_PRECONDITION when it is not intact."""
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListSigningKeysRequest, _registry_service_pb2.ListSigningKeysResponse]
+    """Lists the keys that have signed bundles, the newest last."""
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RotateSigningKeyRequest, _registry_service_pb2.RotateSigningKeyResponse]
+    """Signs with a new key from now on; the key before vouches for it, and what it has signed stays good."""
+    RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RevokeSigningKeyRequest, _registry_service_pb2.RevokeSigningKeyResponse]
+    """Revokes a key: nothing that it has signed is loaded any more, what serves goes on until it is loaded again. The registry's own key is replaced first.
+    NOT_FOUND when there is none of that id.
+    """
     RegisterEndpoint: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterEndpointRequest, _registry_service_pb2.RegisterEndpointResponse]
     """Declares an endpoint. The same declaration again changes nothing."""
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetEndpointRequest, _registry_service_pb2.GetEndpointResponse]
@@ -136,6 +146,16 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Approves a bundle whose gates held. FAILED_PRECONDITION in any other state."""
     RejectBundle: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RejectBundleRequest, _registry_service_pb2.RejectBundleResponse]  # type: ignore[assignment]
     """Bars a bundle from release. FAILED_PRECONDITION while it is an endpoint's champion."""
+    SignBundle: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SignBundleRequest, _registry_service_pb2.SignBundleResponse]  # type: ignore[assignment]
+    """Signs a bundle anew after reading every file of it: after its signature's key was revoked. FAILED_PRECONDITION when it is not intact."""
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListSigningKeysRequest, _registry_service_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    """Lists the keys that have signed bundles, the newest last."""
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RotateSigningKeyRequest, _registry_service_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
+    """Signs with a new key from now on; the key before vouches for it, and what it has signed stays good."""
+    RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RevokeSigningKeyRequest, _registry_service_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
+    """Revokes a key: nothing that it has signed is loaded any more, what serves goes on until it is loaded again. The registry's own key is replaced first.
+    NOT_FOUND when there is none of that id.
+    """
     RegisterEndpoint: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterEndpointRequest, _registry_service_pb2.RegisterEndpointResponse]  # type: ignore[assignment]
     """Declares an endpoint. The same declaration again changes nothing."""
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetEndpointRequest, _registry_service_pb2.GetEndpointResponse]  # type: ignore[assignment]
@@ -272,6 +292,40 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RejectBundleResponse, _abc.Awaitable[_registry_service_pb2.RejectBundleResponse]]:
         """Bars a bundle from release. FAILED_PRECONDITION while it is an endpoint's champion."""
+
+    @_abc_1.abstractmethod
+    def SignBundle(
+        self,
+        request: _registry_service_pb2.SignBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.SignBundleResponse, _abc.Awaitable[_registry_service_pb2.SignBundleResponse]]:
+        """Signs a bundle anew after reading every file of it: after its signature's key was revoked. FAILED_PRECONDITION when it is not intact."""
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _registry_service_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListSigningKeysResponse, _abc.Awaitable[_registry_service_pb2.ListSigningKeysResponse]]:
+        """Lists the keys that have signed bundles, the newest last."""
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _registry_service_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.RotateSigningKeyResponse, _abc.Awaitable[_registry_service_pb2.RotateSigningKeyResponse]]:
+        """Signs with a new key from now on; the key before vouches for it, and what it has signed stays good."""
+
+    @_abc_1.abstractmethod
+    def RevokeSigningKey(
+        self,
+        request: _registry_service_pb2.RevokeSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_registry_service_pb2.RevokeSigningKeyResponse]]:
+        """Revokes a key: nothing that it has signed is loaded any more, what serves goes on until it is loaded again. The registry's own key is replaced first.
+        NOT_FOUND when there is none of that id.
+        """
 
     @_abc_1.abstractmethod
     def RegisterEndpoint(
