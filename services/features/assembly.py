@@ -193,34 +193,44 @@ def _label_values(label: Label, column: pa.ChunkedArray) -> npt.NDArray[np.float
     return np.asarray(values.cast(pa.float64()).to_pandas(), dtype=np.float64)
 
 
-def view_features(
-    feature_set: FeatureSet, n: int, view: FeatureView, dataset: Dataset, asked: pa.Table, table: pa.Table
-) -> pa.Table:
-    """Compute the nth view's features for rows of the spine, of which keys and cut-offs are read."""
-    wanted = feature_set.view_features[n]
-    query, code = keys.codes(
-        [asked[name] for name in spine_keys(wanted, view)], [table[name] for name in view.entity_keys]
-    )
-    keep = code >= 0
-    # Entity by entity, each in the order it came: sorting and searching then go through memory in order.
-    held = _by_code(code)
-    held = held[keep[held]]
-    table, code = table.take(held), code[held]
-    operators = [operator(feature) for feature in wanted_features(wanted, view)]
-    rows = rows_of(table, dataset, code, columns_used(wanted, view), view.transforms)
-    cutoff = np.full(len(query), FOREVER, dtype=np.int64)
-    if asked[CUTOFF].null_count == 0:
-        cutoff = _micros(asked[CUTOFF])
-    order = _by_code(query)
-    computed = Timeline(rows).at(query[order], cutoff[order]).compute(operators)
-    columns: dict[str, pa.Array] = {}
-    for op, feature in zip(operators, computed, strict=True):
-        values = np.empty_like(feature.values)
-        values[order] = feature.values
-        columns[prefix_of(wanted) + op.name] = (
-            pa.array(values, type=pa.string()) if values.dtype == object else pa.array(values, from_pandas=True)
-        )
-    return pa.table(columns)
+class ViewRows:
+    """Rows of a view's dataset, sorted once, that the view's features are computed from for any rows of the spine."""
+
+    def __init__(self, feature_set: FeatureSet, n: int, view: FeatureView, dataset: Dataset, table: pa.Table) -> None:
+        """Take the rows for the nth view of a feature set."""
+        self._wanted = wanted = feature_set.view_features[n]
+        self._keys = spine_keys(wanted, view)
+        self._operators = [operator(feature) for feature in wanted_features(wanted, view)]
+        (code,) = keys.codes([table[name] for name in view.entity_keys])
+        # Entity by entity, each in the order it came: sorting and searching then go through memory in order.
+        held = _by_code(code)
+        held = held[code[held] >= 0]
+        table, code = table.take(held), code[held]
+        firsts = np.flatnonzero(np.append(True, code[1:] != code[:-1])) if len(code) else code
+        self._entities = [table[name].take(firsts) for name in view.entity_keys]
+        self._codes = code[firsts]
+        self._timeline = Timeline(rows_of(table, dataset, code, columns_used(wanted, view), view.transforms))
+
+    def features(self, asked: pa.Table) -> pa.Table:
+        """Compute the features for rows of the spine, of which keys and cut-offs are read."""
+        query, entity = keys.codes([asked[name] for name in self._keys], self._entities)
+        code = np.full(max(query.max(initial=-1), entity.max(initial=-1)) + 2, -1, dtype=np.int64)
+        code[entity] = self._codes
+        # The last one stands for null, which a code of -1 finds.
+        query = code[query]
+        cutoff = np.full(len(query), FOREVER, dtype=np.int64)
+        if asked[CUTOFF].null_count == 0:
+            cutoff = _micros(asked[CUTOFF])
+        order = _by_code(query)
+        computed = self._timeline.at(query[order], cutoff[order]).compute(self._operators)
+        columns: dict[str, pa.Array] = {}
+        for op, feature in zip(self._operators, computed, strict=True):
+            values = np.empty_like(feature.values)
+            values[order] = feature.values
+            columns[prefix_of(self._wanted) + op.name] = (
+                pa.array(values, type=pa.string()) if values.dtype == object else pa.array(values, from_pandas=True)
+            )
+        return pa.table(columns)
 
 
 def finished(

@@ -155,7 +155,8 @@ def _as_known(view: View, asked: pa.Table, rows: pa.Table) -> pa.Table:
     for batches, mine in groups:
         held = assembly.with_superseded(rows.filter(pa.array(number < batches)), view.dataset)
         held = held.filter(pa.array(np.isin(code[number < batches], query[mine])))
-        parts.append(assembly.view_features(view.feature_set, view.n, view.view, view.dataset, asked.take(mine), held))
+        known = assembly.ViewRows(view.feature_set, view.n, view.view, view.dataset, held)
+        parts.append(known.features(asked.take(mine)))
         order.append(mine)
     return pa.concat_tables(parts).take(np.argsort(np.concatenate(order)))
 

@@ -29,7 +29,7 @@ from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from services.features import assembly, scratch
-from services.features.assembly import CUTOFF, SUPERSEDED, Files, Range
+from services.features.assembly import CUTOFF, SUPERSEDED, Files, Range, ViewRows
 from tabular import keys
 from tabular.definitions import spine_keys
 from tabular.parquet import to_parquet
@@ -177,24 +177,18 @@ def features(place: Place, plan: Plan, n: int, held: Held, cut: Sequence[Slice],
     wanted = feature_set.view_features[n]
     view = FeatureView.FromString(plan.views[wanted.view])
     columns = list(dict.fromkeys([*spine_keys(wanted, view), CUTOFF]))
-    asked, counts = [], []
-    for part in cut:
-        table = _slice(place, part, columns)
+    rows = ViewRows(feature_set, n, view, dataset(plan, view.dataset), _rows(place, held, bucket))
+
+    def computed(part: Slice) -> pa.Table:
+        asked = _slice(place, part, columns)
         places = np.arange(part.rows, dtype=np.int32)
         if buckets > 1:
-            mine = assembly.buckets_of([table[name] for name in spine_keys(wanted, view)], buckets) == bucket
-            table, places = table.filter(pa.array(mine)), places[mine]
-        asked.append(table.append_column(POSITION, pa.array(places)))
-        counts.append(len(places))
-    together = pa.concat_tables(asked)
-    found = assembly.view_features(
-        feature_set, n, view, dataset(plan, view.dataset), together, _rows(place, held, bucket)
-    )
-    found = found.append_column(POSITION, together[POSITION])
-    firsts = accumulate(counts, initial=0)
-    return scratch.write(
-        _scratch(place), [found.slice(first, rows) for first, rows in zip(firsts, counts, strict=False)]
-    )
+            mine = assembly.buckets_of([asked[name] for name in spine_keys(wanted, view)], buckets) == bucket
+            asked, places = asked.filter(pa.array(mine)), places[mine]
+        return rows.features(asked).append_column(POSITION, pa.array(places))
+
+    # One after another: of an entity that most rows ask for, no more than a slice's are held at once.
+    return scratch.write(_scratch(place), (computed(part) for part in cut))
 
 
 def finish(

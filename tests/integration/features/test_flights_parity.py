@@ -82,7 +82,7 @@ def test_online_equals_offline_on_flights_told_late_and_out_of_order(name: str, 
     arrivals = delivered(arrivals.filter(pc.less(arrivals["event_time"], cutoff[-1])), seed=11)
     place = list(views()).index(name)
     known = assembly.with_superseded(arrivals, datasets()["arrivals"])
-    offline = assembly.view_features(feature_set(), place, views()[name], datasets()["arrivals"], asked, known)
+    offline = assembly.ViewRows(feature_set(), place, views()[name], datasets()["arrivals"], known).features(asked)
 
     when, told = (np.asarray(column.cast(pa.int64()).to_numpy()) for column in (cutoff, arrivals["available_time"]))
     online, found = Online(name), []

@@ -40,7 +40,7 @@ def test_a_spine_without_rows_is_empty() -> None:
     left, right = tables()
     spine = assembly.spine_of(feature_set(), trips(), ends(), EVERYTHING, left.slice(0, 0), right.slice(0, 0))
     assert spine.num_rows == 0
-    columns = assembly.view_features(feature_set(), 0, view(), ends(), spine, right.slice(0, 0))
+    columns = assembly.ViewRows(feature_set(), 0, view(), ends(), right.slice(0, 0)).features(spine)
     assert columns.num_rows == 0
     assert assembly.label_sum(spine) == 0.0
 

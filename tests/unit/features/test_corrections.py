@@ -54,7 +54,7 @@ def test_online_state_equals_offline_after_every_batch(
         online.take(*state.changes(view, ends(), table, state.row_keys_of(ends(), table), online))
         sent = pa.concat_tables([sent, table])
         known = assembly.with_superseded(sent, ends())
-        offline = assembly.view_features(feature_set(), 0, declared, ends(), asked, known)
+        offline = assembly.ViewRows(feature_set(), 0, declared, ends(), known).features(asked)
         held = [online.packed('["ann"]'), online.packed('["bob"]')]
         code = np.repeat([0, 1, -1], len(cutoffs))
         cutoff = asked["cutoff"].cast(pa.int64()).to_numpy()
