@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from chassis.errors import LinealError, NotFound, Unavailable
+from chassis.errors import LinealError, NotFound, RuleViolated, Unavailable
 from chassis.events import EventLog
 from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, RefusedArms
 from services.serving.loader import Loader
@@ -25,6 +26,10 @@ class EndpointUnknown(NotFound):
 
 class NoChampion(Unavailable):
     """The endpoint has no bundle that could answer."""
+
+
+class EndpointSuspended(RuleViolated):
+    """A person has stopped all answers of the endpoint."""
 
 
 class HistoryUnread(Unavailable):
@@ -62,6 +67,8 @@ class ArmTable:
         self._standing = Standing(loader.signatures)
         self._loaded: dict[str, LoadedArms] = {}
         self._refused: dict[str, RefusedArms] = {}
+        # Generations that were refused since the start, by endpoint.
+        self.refusals: Counter[str] = Counter()
         self._changing = asyncio.Lock()
         self._live = False
 
@@ -80,9 +87,12 @@ class ArmTable:
         return sorted(self._standing.endpoints)
 
     def get(self, endpoint: str) -> LoadedArms:
-        """Return the arms of an endpoint. Raises EndpointUnknown, NoChampion, HistoryUnread."""
+        """Return the arms of an endpoint. Raises EndpointUnknown, EndpointSuspended, NoChampion, HistoryUnread."""
         loaded = self._loaded.get(endpoint)
         if loaded is not None and loaded.champion is not None:
+            # Looked at with each request: what is suspended stops with the event, whatever is being loaded.
+            if suspension := self._standing.endpoints[endpoint].suspension:
+                raise EndpointSuspended(f"endpoint {endpoint!r} is suspended by {suspension}; `lineal resume` ends it")
             return loaded
         if not self._live:
             raise HistoryUnread("this replica has just started and is reading the log; try again")
@@ -145,6 +155,9 @@ class ArmTable:
 
     def _refuse(self, name: str, generation: int, reason: str) -> None:
         refused = RefusedArms(generation=generation, reason=reason)
-        if self._refused.get(name) != refused:
+        before = self._refused.get(name)
+        if before is None or before.generation != generation:
+            self.refusals[name] += 1
+        if before != refused:
             _logger.error("generation %d of %s is not applied: %s", generation, name, reason)
         self._refused[name] = refused

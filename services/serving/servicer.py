@@ -66,6 +66,8 @@ class ServingServicer(ServingServiceServicer):
         for name, refused in self._arms.refused.items():
             counters = counted.setdefault(name, api.EndpointCounters(endpoint=name))
             counters.refused_generation, counters.refusal = refused.generation, refused.reason
+        for name, count in self._arms.refusals.items():
+            counted.setdefault(name, api.EndpointCounters(endpoint=name)).refused_generations = count
         endpoints = [counters for _, counters in sorted(counted.items())]
         return api.GetCountersResponse(endpoints=endpoints, replica_id=self._replica_id)
 

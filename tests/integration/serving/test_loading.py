@@ -229,7 +229,7 @@ async def test_nothing_corrupted_is_loaded_and_the_champion_serves_on(world: Sho
         await kinds[number % len(kinds)]()
         assert (await world.predict()).bundle_digest == good
     counters = (await world.serving.GetCounters(serving_api.GetCountersRequest())).endpoints[0]
-    assert counters.failed_requests == 0
+    assert (counters.refused_generations, counters.failed_requests) == (COUNT, 0)
     # What is whole again, and what registry signed, is loaded.
     assert await world.arms(champion(victims[0])) == attacker.generation + 1
     assert (await world.predict()).bundle_digest == victims[0]

@@ -496,6 +496,7 @@ class EndpointCounters(_message.Message):
     FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
     REFUSED_GENERATION_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    REFUSED_GENERATIONS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     served: _builtins.int
@@ -512,6 +513,8 @@ class EndpointCounters(_message.Message):
     """Generation of the newest arms when this replica could not load them and goes on with those before; 0 when they are applied."""
     refusal: _builtins.str
     """What is wrong with which bundle, and what to do; empty when the newest arms are applied."""
+    refused_generations: _builtins.int
+    """Generations of arms that this replica could not load since it started."""
     def __init__(
         self,
         *,
@@ -523,10 +526,11 @@ class EndpointCounters(_message.Message):
         failed_requests: _builtins.int = ...,
         refused_generation: _builtins.int = ...,
         refusal: _builtins.str = ...,
+        refused_generations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "logged", b"logged", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "logged", b"logged", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "refused_generations", b"refused_generations", "served", b"served"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
