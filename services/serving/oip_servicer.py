@@ -122,10 +122,10 @@ def _order(bundle: Bundle, width: int) -> list[ModelColumn]:
 
 
 def _outputs(answer: Answer) -> dict[str, npt.NDArray[Any]]:
-    scores = np.array(answer.response.scores, dtype=np.float64)
+    scores = np.fromiter(answer.response.scores, np.float64, len(answer.response.scores))
     outputs: dict[str, npt.NDArray[Any]] = {}
     if answer.response.decisions:
-        outputs["predict"] = np.array(answer.response.decisions, dtype=np.int64)
+        outputs["predict"] = np.fromiter(answer.response.decisions, np.int64, len(scores))
         probabilities = outputs["predict_proba"] = np.empty((len(scores), 2))
         probabilities[:, 0] = 1 - scores
         probabilities[:, 1] = scores

@@ -197,8 +197,8 @@ class Predictor:
         return PredictResponse(
             request_id=request.request_id,
             prediction_ids=[f"{request.request_id}/{row}" for row in range(request.rows)],
-            scores=scored.scores.calibrated,
-            decisions=scorer.decide(scored.scores.calibrated) if scorer.bundle.problem == "binary" else (),
+            scores=scored.scores.calibrated.tolist(),
+            decisions=scorer.decide(scored.scores.calibrated).tolist() if scorer.bundle.problem == "binary" else (),
             bundle_digest=scored.arm.bundle_digest,
             arm=_ROLES[scored.arm.role],
             generation=loaded.generation,
