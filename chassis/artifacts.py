@@ -4,21 +4,23 @@ The local store writes as reference A.3 of the reliability notes asks: temporary
 back and compare the digest, rename, fsync the directory. So a name is either absent or right, whatever is pulled out.
 """
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
-import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import fsspec
 
-from chassis.errors import ArtifactCorrupt, FieldViolation, InvalidArgument, NotFound
+from chassis.errors import ArtifactCorrupt, FieldViolation, InvalidArgument, NotFound, RuleViolated
 
 _CHUNK = 1024 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,6 +33,19 @@ class ArtifactNotFound(NotFound):
 
 class DigestInvalid(InvalidArgument):
     """A name is not a SHA-256 in lowercase hex."""
+
+
+class CannotCollect(RuleViolated):
+    """A store cannot compare an artifact's age and remove it in one step."""
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """What a store tells of an artifact without reading it; the time is when it was last put or touched."""
+
+    digest: str
+    size: int
+    time: datetime
 
 
 class ArtifactStore(Protocol):
@@ -70,6 +85,21 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    def touch(self, digest: str) -> bool:
+        """Make an artifact as young as one that was just put; False when it is not there.
+
+        Whoever has an event name an artifact without putting it touches it first, or it may be collected before.
+        """
+        ...
+
+    def listed(self) -> Iterator[StoredArtifact]:
+        """List all artifacts, unverified. Raises CannotCollect."""
+        ...
+
+    def remove(self, digest: str, before: datetime) -> bool:
+        """Remove an artifact unless it was put or touched since a time; return whether it was. Raises CannotCollect."""
+        ...
+
 
 def canonical_json(value: Any) -> bytes:
     """Return JSON with sorted keys, no white space and in UTF-8; NaN and infinities are refused with ValueError."""
@@ -95,8 +125,8 @@ def artifact_store(root: str, cache: Path) -> "LocalArtifactStore | FsspecArtifa
     return LocalArtifactStore(Path(root))
 
 
-def _checked(digest: str) -> str:
-    # Digests come from callers and become file names.
+def checked_digest(digest: str) -> str:
+    """Return an artifact's name; it comes from callers and becomes a file's name. Raises DigestInvalid."""
     if not _DIGEST.fullmatch(digest):
         raise DigestInvalid(
             f"{digest[:80]!r} is not an artifact's name",
@@ -105,11 +135,13 @@ def _checked(digest: str) -> str:
     return digest
 
 
-def _not_found(digest: str, where: str) -> ArtifactNotFound:
+def not_found(digest: str, where: str) -> ArtifactNotFound:
+    """Return the error of an artifact that is not in a store."""
     return ArtifactNotFound(f"no artifact {digest} in {where}; is LINEAL_ARTIFACTS_URL the same for all services?")
 
 
-def _verified(digest: str, found: str, where: str) -> None:
+def compare_digests(digest: str, found: str, where: str) -> None:
+    """Raise ArtifactCorrupt when the bytes in a store have another digest than their name."""
     if found != digest:
         raise ArtifactCorrupt(f"artifact {digest} in {where} has bytes of digest {found}; restore it from a backup")
 
@@ -139,8 +171,8 @@ class LocalArtifactStore:
         try:
             data = self._file(digest).read_bytes()
         except FileNotFoundError:
-            raise _not_found(digest, str(self._root)) from None
-        _verified(digest, digest_of(data), str(self._root))
+            raise not_found(digest, str(self._root)) from None
+        compare_digests(digest, digest_of(data), str(self._root))
         return data
 
     def path(self, digest: str) -> Path:
@@ -150,10 +182,10 @@ class LocalArtifactStore:
             stat = file.stat()
             seen = (stat.st_mtime_ns, stat.st_size)
             if self._verified.get(digest) != seen:
-                _verified(digest, digest_of_file(file), str(self._root))
+                compare_digests(digest, digest_of_file(file), str(self._root))
                 self._verified[digest] = seen
         except FileNotFoundError:
-            raise _not_found(digest, str(self._root)) from None
+            raise not_found(digest, str(self._root)) from None
         return file
 
     def exists(self, digest: str) -> bool:
@@ -164,10 +196,46 @@ class LocalArtifactStore:
         """Read the stored bytes themselves and return how many they are."""
         file = self._file(digest)
         try:
-            _verified(digest, digest_of_file(file), str(self._root))
+            compare_digests(digest, digest_of_file(file), str(self._root))
             return file.stat().st_size
         except FileNotFoundError:
-            raise _not_found(digest, str(self._root)) from None
+            raise not_found(digest, str(self._root)) from None
+
+    def touch(self, digest: str) -> bool:
+        """Make an artifact as young as one that was just put; False when it is not there or is somebody else's."""
+        file = self._file(digest)
+        try:
+            with file.open("rb") as opened:
+                fcntl.flock(opened, fcntl.LOCK_SH)
+                os.utime(file)  # by its name, which is gone when it was removed before the lock was granted
+        except (FileNotFoundError, PermissionError):
+            return False
+        return True
+
+    def listed(self) -> Iterator[StoredArtifact]:
+        """List all artifacts, unverified."""
+        for file in self._root.glob("??/*"):
+            if _DIGEST.fullmatch(file.name) and file.parent.name == file.name[:2]:
+                try:
+                    stat = file.stat()
+                except FileNotFoundError:
+                    continue
+                yield StoredArtifact(file.name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+    def remove(self, digest: str, before: datetime) -> bool:
+        """Remove an artifact unless it was put or touched since a time; return whether it was."""
+        file = self._file(digest)
+        try:
+            # To write, because NFS locks for one alone only then.
+            with file.open("rb+") as opened:
+                fcntl.flock(opened, fcntl.LOCK_EX)
+                if file.stat().st_mtime >= before.timestamp():
+                    return False
+                file.unlink()
+        except FileNotFoundError:
+            return False
+        self._verified.pop(digest, None)
+        return True
 
     def sweep(self, older_than_seconds: float = _ORPHAN_SECONDS) -> int:
         """Remove temporary files that a crash left behind, and return how many."""
@@ -179,11 +247,11 @@ class LocalArtifactStore:
         return swept
 
     def _file(self, digest: str) -> Path:
-        return self._root / _checked(digest)[:2] / digest
+        return self._root / checked_digest(digest)[:2] / digest
 
     def _place(self, source: BinaryIO, digest: str) -> str:
         target = self._file(digest)
-        if target.is_file() and digest_of_file(target) == digest:
+        if self.touch(digest) and digest_of_file(target) == digest:
             return digest
         new_folder = not target.parent.is_dir()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +264,7 @@ class LocalArtifactStore:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o644)
-            _verified(digest, digest_of_file(temporary), str(temporary))
+            compare_digests(digest, digest_of_file(temporary), str(temporary))
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -255,8 +323,8 @@ class FsspecArtifactStore:
                 try:
                     self._fs.get_file(self._key(digest), str(copy))
                 except FileNotFoundError:
-                    raise _not_found(digest, self._url) from None
-                _verified(digest, digest_of_file(copy), self._url)
+                    raise not_found(digest, self._url) from None
+                compare_digests(digest, digest_of_file(copy), self._url)
                 self._cache.put_file(copy)
         return self._cache.path(digest)
 
@@ -268,13 +336,31 @@ class FsspecArtifactStore:
         """Read the stored bytes themselves and return how many they are."""
         try:
             with self._fs.open(self._key(digest), "rb") as file:
-                _verified(digest, hashlib.file_digest(file, "sha256").hexdigest(), self._url)
+                compare_digests(digest, hashlib.file_digest(file, "sha256").hexdigest(), self._url)
                 return int(file.seek(0, io.SEEK_END))
         except FileNotFoundError:
-            raise _not_found(digest, self._url) from None
+            raise not_found(digest, self._url) from None
+
+    def touch(self, digest: str) -> bool:
+        """Tell whether an artifact is there; nothing is ever removed from here, however old it is."""
+        return self.exists(digest)
+
+    def listed(self) -> Iterator[StoredArtifact]:
+        """Raise CannotCollect."""
+        raise self._cannot_collect("artifacts")
+
+    def remove(self, digest: str, before: datetime) -> bool:
+        """Raise CannotCollect."""
+        raise self._cannot_collect(f"artifact {digest}, stored before {before},")
+
+    def _cannot_collect(self, what: str) -> CannotCollect:
+        return CannotCollect(
+            f"{what} at {self._url} cannot be collected: an object store does not compare an age and remove in one "
+            "step, so what is stored again in that moment would be lost"
+        )
 
     def _key(self, digest: str) -> str:
-        return f"{self._root}/{_checked(digest)[:2]}/{digest}"
+        return f"{self._root}/{checked_digest(digest)[:2]}/{digest}"
 
     def _has(self, digest: str) -> bool:
         # An upload that was cut short must not stand for the artifact, so its bytes are compared, not only its name.
@@ -286,49 +372,3 @@ class FsspecArtifactStore:
 
     def _make_folder(self, digest: str) -> None:
         self._fs.makedirs(f"{self._root}/{digest[:2]}", exist_ok=True)
-
-
-class InMemoryArtifactStore:
-    """Artifacts in memory, for unit tests; `path` writes them to a folder of its own."""
-
-    def __init__(self) -> None:
-        self._data: dict[str, bytes] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="lineal-artifacts-"))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-
-    def put(self, data: bytes) -> str:
-        """Store bytes and return their digest."""
-        digest = digest_of(data)
-        self._data[digest] = bytes(data)
-        return digest
-
-    def put_file(self, path: Path) -> str:
-        """Store a file's bytes and return their digest."""
-        return self.put(path.read_bytes())
-
-    def open(self, digest: str) -> BinaryIO:
-        """Return an artifact as a file to read from."""
-        return io.BytesIO(self.read(digest))
-
-    def read(self, digest: str) -> bytes:
-        """Return the bytes of an artifact."""
-        try:
-            data = self._data[_checked(digest)]
-        except KeyError:
-            raise _not_found(digest, "memory") from None
-        _verified(digest, digest_of(data), "memory")
-        return data
-
-    def path(self, digest: str) -> Path:
-        """Return a local copy."""
-        file = self._folder / _checked(digest)
-        file.write_bytes(self.read(digest))
-        return file
-
-    def exists(self, digest: str) -> bool:
-        """Tell whether an artifact is there."""
-        return _checked(digest) in self._data
-
-    def verify(self, digest: str) -> int:
-        """Read the stored bytes themselves and return how many they are."""
-        return len(self.read(digest))

@@ -9,12 +9,13 @@ import typer
 
 from lineal.api.lineage.v1 import keeping_service_pb2 as api
 from lineal.cli.log import Times
-from lineal.cli.output import progress, say, short, show
+from lineal.cli.output import moment, progress, say, short, show
 from lineal.cli.tables import Row
 from lineal.cli.work import connect
 from lineal.client import Client
 from lineal.errors import LinealError, call_failed
 from lineal.profile import Profile
+from lineal.project import parse_duration
 
 _STAGES = {"log": "events, tree and checkpoints are as stored", "artifacts": "artifacts are as named"}
 
@@ -50,6 +51,38 @@ def seal(
     if not ranges:
         say("nothing is left to seal up to there")
     show(ranges, ("events", "file", "bytes in the database", "in the file"), rows)
+
+
+def collect(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them; else they are only counted.")] = False,
+    older_than: Annotated[
+        str, typer.Option(help="How long ago they must have been stored, such as 36h or 7d; at least 1h.")
+    ] = "24h",
+) -> None:
+    """Count the artifacts that no event names, and with --delete delete them."""
+    request = api.CollectArtifactsRequest(delete=delete)
+    try:
+        request.older_than.FromTimedelta(parse_duration(older_than))
+    except ValueError as error:
+        raise LinealError(f"--older-than: {error}") from error
+    unnamed: list[api.UnnamedArtifact] = []
+    with connect() as client, progress() as display:
+        keeping = client.services.keeping
+        task = display.add_task("reading what is named")
+        try:
+            for response in keeping.stub.CollectArtifacts(request):
+                unnamed += response.unnamed
+                display.update(task, completed=response.examined, total=response.total)
+        except grpc.RpcError as error:
+            raise call_failed(error, keeping.name, keeping.address) from error
+    if not unnamed:
+        say("every artifact of that age is named")
+    elif not delete:
+        say(f"{len(unnamed):,} artifacts are named by nothing; `lineal collect --delete` deletes them")
+    oldest = min((moment(each, "stored_time") for each in unnamed), default=None, key=str)
+    size = sum(each.bytes for each in unnamed)
+    rows = [("deleted" if delete else "unnamed", len(unnamed), size, oldest)] if unnamed else []
+    show(unnamed, ("", "artifacts", "bytes", "oldest"), rows)
 
 
 def _time(text: str) -> datetime:

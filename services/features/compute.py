@@ -42,6 +42,10 @@ class BuildCancelled(Unavailable):
     """A training set's build was cancelled; a second call goes on where it was left."""
 
 
+class FilesCollected(Unavailable):
+    """Files of a training set were collected before it was there to name them; a second call makes them again."""
+
+
 class Stop:
     """Asks a build to stop."""
 
@@ -143,6 +147,7 @@ class _Build:
         self._journal = journal
         self._progress = progress
         self._stop = stop
+        self._artifacts = artifact_store(place.artifacts, Path(place.cache))
         self._scratch = artifact_store(place.scratch, Path(place.cache))
         self._registered = FeatureSetRegistered.FromString(plan.feature_set)
         self._feature_set = self._registered.feature_set
@@ -188,6 +193,10 @@ class _Build:
             "training set",
             {f"slice {n}": (steps.finish, self._plan, n, part, views) for n, part in enumerate(cut)},
         )
+        if not all(self._there(result) for result in finished.values()):
+            raise FilesCollected(
+                "files of the training set were collected while it was built; call again to have them made"
+            )
         files = [(digest, rows) for made, _ in finished.values() for digest, rows in made]
         count = sum(rows for _, rows in files)
         return Built(files, math.fsum(labels for _, labels in finished.values()) / count if count else 0.0)
@@ -281,7 +290,10 @@ class _Build:
         if isinstance(result, str):
             return self._scratch.exists(result)
         first = result[0]
-        return self._scratch.exists(first) if isinstance(first, str) and first else True
+        if isinstance(first, str):
+            return not first or self._scratch.exists(first)
+        # Files of the training set itself: it is about to name them, so they must not be collected meanwhile.
+        return all(self._artifacts.touch(digest) for digest, _ in first)
 
 
 def _groups(source: Source) -> Iterator[tuple[list[str], int]]:

@@ -25,6 +25,7 @@ class Named:
     def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
         self._digests: dict[bytes, int] = {}
+        self._unread: list[bytes] = []
         self._certain: set[bytes] = set()
         self._segments: set[bytes] = set()
 
@@ -33,13 +34,17 @@ class Named:
         """Return how many digests are known by now."""
         return len(self._digests)
 
+    def __contains__(self, digest: str) -> bool:
+        """Tell whether a digest is known by now."""
+        return bytes.fromhex(digest) in self._digests
+
     def add(self, position: int, record: bytes) -> None:
         """Look for digests in a record."""
         digests = [bytes.fromhex(found.decode()) for found in _DIGEST.findall(record)]
         if not digests:
             return
         for digest in digests:
-            self._digests.setdefault(digest, position)
+            self._note(digest, position)
         message = message_of(EventRecord.FromString(record))
         if message is not None:
             certain = set(_artifact_fields(message))
@@ -48,10 +53,9 @@ class Named:
                 self._segments |= certain & {bytes.fromhex(message.segment_digest)}
 
     def verified(self) -> Iterator[tuple[str, str]]:
-        """Read every artifact; yield its layer and what is wrong with it, nothing when it is as its name says."""
-        queue = list(self._digests)
-        while queue:
-            digest = queue.pop()
+        """Read every artifact that was not read yet; yield its layer and what is wrong, nothing when all is right."""
+        while self._unread:
+            digest = self._unread.pop()
             layer = "segment" if digest in self._segments else "artifact"
             where = f"named by the event at position {self._digests[digest]}"
             try:
@@ -64,11 +68,13 @@ class Named:
                 continue
             if size <= _MANIFEST_BYTES:
                 for found in _DIGEST.findall(self._artifacts.read(digest.hex())):
-                    inner = bytes.fromhex(found.decode())
-                    if inner not in self._digests:
-                        self._digests[inner] = self._digests[digest]
-                        queue.append(inner)
+                    self._note(bytes.fromhex(found.decode()), self._digests[digest])
             yield layer, ""
+
+    def _note(self, digest: bytes, position: int) -> None:
+        if digest not in self._digests:
+            self._digests[digest] = position
+            self._unread.append(digest)
 
 
 def _artifact_fields(message: Message) -> Iterator[bytes]:

@@ -81,6 +81,7 @@ async def build(harness: Harness) -> None:
             harness.artifacts,
             CheckpointFiles(second_place, keys),
             Sealer(store, writer, harness.artifacts, harness.clock),
+            harness.clock,
         ),
         keeping_service_pb2.DESCRIPTOR.services_by_name["KeepingService"].full_name,
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ import pytest
 from chassis.artifacts import (
     ArtifactStore,
     FsspecArtifactStore,
-    InMemoryArtifactStore,
     LocalArtifactStore,
     artifact_store,
 )
-from chassis.errors import ArtifactCorrupt, InvalidArgument, NotFound
+from chassis.errors import ArtifactCorrupt, InvalidArgument, NotFound, RuleViolated
+from chassis.memory_artifacts import InMemoryArtifactStore
 
 ABSENT = "0" * 64
 
@@ -89,6 +90,55 @@ def test_a_name_that_is_no_digest_is_refused(store: ArtifactStore, name: str) ->
     for call in (store.read, store.path, store.open, store.exists):
         with pytest.raises(InvalidArgument):
             call(name)
+
+
+@pytest.fixture(params=["memory", "local"])
+def collected(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    return InMemoryArtifactStore() if request.param == "memory" else LocalArtifactStore(tmp_path / "artifacts")
+
+
+def test_a_store_lists_what_it_has(collected: ArtifactStore) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    assert list(collected.listed()) == []
+    sizes = {collected.put(data): len(data) for data in (b"", b"rows")}
+    listed = list(collected.listed())
+    assert {each.digest: each.size for each in listed} == sizes
+    assert all(began <= each.time <= datetime.now(UTC) for each in listed)
+
+
+def test_only_what_is_old_enough_is_removed(collected: ArtifactStore) -> None:
+    digest, other = collected.put(b"rows"), collected.put(b"other rows")
+    assert not collected.remove(digest, datetime.now(UTC) - timedelta(hours=1))
+    assert collected.read(digest) == b"rows"
+    assert collected.remove(digest, datetime.now(UTC) + timedelta(hours=1))
+    assert not collected.exists(digest)
+    assert not collected.remove(digest, datetime.now(UTC) + timedelta(hours=1))
+    assert [each.digest for each in collected.listed()] == [other]
+    assert collected.read(collected.put(b"rows")) == b"rows"
+
+
+def test_touching_tells_what_is_there(store: ArtifactStore) -> None:
+    assert store.touch(store.put(b"rows"))
+    assert not store.touch(ABSENT)
+
+
+def test_putting_again_and_touching_make_an_artifact_young(tmp_path: Path) -> None:
+    store = LocalArtifactStore(tmp_path)
+    digest = store.put(b"rows")
+    for refresh in (lambda: store.put(b"rows"), lambda: store.touch(digest)):
+        os.utime(store.path(digest), (0, 0))
+        refresh()
+        assert not store.remove(digest, datetime.now(UTC) - timedelta(hours=1))
+
+
+def test_an_object_store_is_not_collected(tmp_path: Path) -> None:
+    store = FsspecArtifactStore(f"file://{tmp_path}/remote", tmp_path / "cache")
+    digest = store.put(b"rows")
+    with pytest.raises(RuleViolated, match="object store"):
+        store.listed()
+    with pytest.raises(RuleViolated, match="object store"):
+        store.remove(digest, datetime.now(UTC))
+    assert store.exists(digest)
 
 
 def damage(folder: Path, digest: str) -> None:

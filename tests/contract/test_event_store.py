@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, update
 
-from chassis.artifacts import InMemoryArtifactStore
 from chassis.clock import FixedClock
 from chassis.errors import AlreadyExists, Conflict, LinealError
+from chassis.memory_artifacts import InMemoryArtifactStore
 from chassis.records import to_datetime
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
 from lineal.api.lineage.v1.record_pb2 import EventRecord

@@ -2,6 +2,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,6 +101,32 @@ def test_a_cancelled_build_goes_on_where_it_was_left(cluster: tuple[Path, Comput
     heard: list[int] = []
     assert own.build(plan, lambda stage, done, steps: heard.append(done)) == calm
     assert min(done for done in heard if done) > last[0]
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_build_that_goes_on_has_all_its_files_and_none_is_old(cluster: tuple[Path, Compute]) -> None:
+    folder, own = cluster
+    plan, store = planned(folder, ROWS), LocalArtifactStore(folder / "artifacts")
+    calm = own.build(plan, ignore)
+    finished = 0
+
+    def fail_at_last(stage: str, done: int, steps: int) -> None:
+        nonlocal finished
+        del done, steps
+        finished += stage == "training set"
+        if finished == len(calm.files):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        own.build(plan, fail_at_last)
+    for n, (digest, _) in enumerate(calm.files):
+        os.utime(store.path(digest), (0, 0))
+        if n % 2:
+            assert store.remove(digest, datetime.now(UTC))
+    assert own.build(plan, ignore) == calm
+    for digest, _ in calm.files:
+        assert not store.remove(digest, datetime.now(UTC) - timedelta(hours=1))
+        store.verify(digest)
 
 
 @pytest.mark.usefixtures("small_steps")

@@ -6,9 +6,10 @@ import pytest
 import redis
 from google.protobuf.message import Message
 
-from chassis.artifacts import InMemoryArtifactStore, LocalArtifactStore
+from chassis.artifacts import LocalArtifactStore
 from chassis.ids import new_request_id
 from chassis.log import InMemoryLog
+from chassis.memory_artifacts import InMemoryArtifactStore
 from lineal.api.features.v1.events_pb2 import FeatureViewRegistered
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted, DatasetRegistered
 from services.features.redis_store import RedisOnlineStore, RedisStateLost

@@ -4,8 +4,8 @@ import pyarrow as pa
 from google.protobuf.message import Message
 from sqlalchemy import Connection, create_engine, select
 
-from chassis.artifacts import InMemoryArtifactStore
 from chassis.events import Event
+from chassis.memory_artifacts import InMemoryArtifactStore
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.ingest.v1.events_pb2 import BatchAccepted
 from services.monitor.projections import OUTCOMES, OutcomeTables

@@ -22,32 +22,39 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/lineage/v1/keeping_service.proto\x12\x15lineal.api.lineage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10VerifyLogRequest\")\n\x07\x46inding\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"u\n\x11VerifyLogResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08\x65xamined\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x30\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x1e.lineal.api.lineage.v1.Finding\"e\n\x11SealEventsRequest\x12\x12\n\x08position\x18\x01 \x01(\x04H\x00\x12\x33\n\rrecorded_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x42\x07\n\x05until\"\x8b\x01\n\x0bSealedRange\x12\x16\n\x0e\x66irst_position\x18\x01 \x01(\x04\x12\x15\n\rlast_position\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x13\n\x0bmerkle_root\x18\x04 \x01(\t\x12\x14\n\x0crecord_bytes\x18\x05 \x01(\x04\x12\x12\n\nfile_bytes\x18\x06 \x01(\x04\"G\n\x12SealEventsResponse\x12\x31\n\x05range\x18\x01 \x01(\x0b\x32\".lineal.api.lineage.v1.SealedRange\"%\n\x13ReadArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"$\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xc2\x02\n\x0eKeepingService\x12`\n\tVerifyLog\x12\'.lineal.api.lineage.v1.VerifyLogRequest\x1a(.lineal.api.lineage.v1.VerifyLogResponse0\x01\x12\x63\n\nSealEvents\x12(.lineal.api.lineage.v1.SealEventsRequest\x1a).lineal.api.lineage.v1.SealEventsResponse0\x01\x12i\n\x0cReadArtifact\x12*.lineal.api.lineage.v1.ReadArtifactRequest\x1a+.lineal.api.lineage.v1.ReadArtifactResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/lineage/v1/keeping_service.proto\x12\x15lineal.api.lineage.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10VerifyLogRequest\")\n\x07\x46inding\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"u\n\x11VerifyLogResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08\x65xamined\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x30\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x1e.lineal.api.lineage.v1.Finding\"e\n\x11SealEventsRequest\x12\x12\n\x08position\x18\x01 \x01(\x04H\x00\x12\x33\n\rrecorded_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x42\x07\n\x05until\"\x8b\x01\n\x0bSealedRange\x12\x16\n\x0e\x66irst_position\x18\x01 \x01(\x04\x12\x15\n\rlast_position\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x13\n\x0bmerkle_root\x18\x04 \x01(\t\x12\x14\n\x0crecord_bytes\x18\x05 \x01(\x04\x12\x12\n\nfile_bytes\x18\x06 \x01(\x04\"G\n\x12SealEventsResponse\x12\x31\n\x05range\x18\x01 \x01(\x0b\x32\".lineal.api.lineage.v1.SealedRange\"%\n\x13ReadArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"$\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"X\n\x17\x43ollectArtifactsRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65lete\x18\x02 \x01(\x08\"a\n\x0fUnnamedArtifact\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12/\n\x0bstored_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x18\x43ollectArtifactsResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08\x65xamined\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x37\n\x07unnamed\x18\x04 \x03(\x0b\x32&.lineal.api.lineage.v1.UnnamedArtifact2\xb9\x03\n\x0eKeepingService\x12`\n\tVerifyLog\x12\'.lineal.api.lineage.v1.VerifyLogRequest\x1a(.lineal.api.lineage.v1.VerifyLogResponse0\x01\x12\x63\n\nSealEvents\x12(.lineal.api.lineage.v1.SealEventsRequest\x1a).lineal.api.lineage.v1.SealEventsResponse0\x01\x12i\n\x0cReadArtifact\x12*.lineal.api.lineage.v1.ReadArtifactRequest\x1a+.lineal.api.lineage.v1.ReadArtifactResponse0\x01\x12u\n\x10\x43ollectArtifacts\x12..lineal.api.lineage.v1.CollectArtifactsRequest\x1a/.lineal.api.lineage.v1.CollectArtifactsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.lineage.v1.keeping_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFYLOGREQUEST']._serialized_start=103
-  _globals['_VERIFYLOGREQUEST']._serialized_end=121
-  _globals['_FINDING']._serialized_start=123
-  _globals['_FINDING']._serialized_end=164
-  _globals['_VERIFYLOGRESPONSE']._serialized_start=166
-  _globals['_VERIFYLOGRESPONSE']._serialized_end=283
-  _globals['_SEALEVENTSREQUEST']._serialized_start=285
-  _globals['_SEALEVENTSREQUEST']._serialized_end=386
-  _globals['_SEALEDRANGE']._serialized_start=389
-  _globals['_SEALEDRANGE']._serialized_end=528
-  _globals['_SEALEVENTSRESPONSE']._serialized_start=530
-  _globals['_SEALEVENTSRESPONSE']._serialized_end=601
-  _globals['_READARTIFACTREQUEST']._serialized_start=603
-  _globals['_READARTIFACTREQUEST']._serialized_end=640
-  _globals['_READARTIFACTRESPONSE']._serialized_start=642
-  _globals['_READARTIFACTRESPONSE']._serialized_end=678
-  _globals['_KEEPINGSERVICE']._serialized_start=681
-  _globals['_KEEPINGSERVICE']._serialized_end=1003
+  _globals['_VERIFYLOGREQUEST']._serialized_start=135
+  _globals['_VERIFYLOGREQUEST']._serialized_end=153
+  _globals['_FINDING']._serialized_start=155
+  _globals['_FINDING']._serialized_end=196
+  _globals['_VERIFYLOGRESPONSE']._serialized_start=198
+  _globals['_VERIFYLOGRESPONSE']._serialized_end=315
+  _globals['_SEALEVENTSREQUEST']._serialized_start=317
+  _globals['_SEALEVENTSREQUEST']._serialized_end=418
+  _globals['_SEALEDRANGE']._serialized_start=421
+  _globals['_SEALEDRANGE']._serialized_end=560
+  _globals['_SEALEVENTSRESPONSE']._serialized_start=562
+  _globals['_SEALEVENTSRESPONSE']._serialized_end=633
+  _globals['_READARTIFACTREQUEST']._serialized_start=635
+  _globals['_READARTIFACTREQUEST']._serialized_end=672
+  _globals['_READARTIFACTRESPONSE']._serialized_start=674
+  _globals['_READARTIFACTRESPONSE']._serialized_end=710
+  _globals['_COLLECTARTIFACTSREQUEST']._serialized_start=712
+  _globals['_COLLECTARTIFACTSREQUEST']._serialized_end=800
+  _globals['_UNNAMEDARTIFACT']._serialized_start=802
+  _globals['_UNNAMEDARTIFACT']._serialized_end=899
+  _globals['_COLLECTARTIFACTSRESPONSE']._serialized_start=902
+  _globals['_COLLECTARTIFACTSRESPONSE']._serialized_end=1033
+  _globals['_KEEPINGSERVICE']._serialized_start=1036
+  _globals['_KEEPINGSERVICE']._serialized_end=1477
 # @@protoc_insertion_point(module_scope)

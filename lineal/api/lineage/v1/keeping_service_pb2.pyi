@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -237,3 +238,101 @@ class ReadArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadArtifactResponse: _TypeAlias = ReadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class CollectArtifactsRequest(_message.Message):
+    """Request of CollectArtifacts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLDER_THAN_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    delete: _builtins.bool
+    """Whether to delete what is found; else it is only listed."""
+    @_builtins.property
+    def older_than(self) -> _duration_pb2.Duration:
+        """How long ago an artifact must have been stored, or stored again, at least an hour; 24 hours when not set. It is the time that
+        whoever stores an artifact has until an event names it.
+        """
+
+    def __init__(
+        self,
+        *,
+        older_than: _duration_pb2.Duration | None = ...,
+        delete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["older_than", b"older_than"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "older_than", b"older_than"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectArtifactsRequest: _TypeAlias = CollectArtifactsRequest  # noqa: Y015
+
+@_typing.final
+class UnnamedArtifact(_message.Message):
+    """An artifact that nothing names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    STORED_TIME_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256 of the artifact, in hex."""
+    bytes: _builtins.int
+    """Size, in bytes."""
+    @_builtins.property
+    def stored_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was stored, or stored again."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        stored_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stored_time", b"stored_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest", b"digest", "stored_time", b"stored_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnnamedArtifact: _TypeAlias = UnnamedArtifact  # noqa: Y015
+
+@_typing.final
+class CollectArtifactsResponse(_message.Message):
+    """Response of CollectArtifacts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    EXAMINED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    UNNAMED_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """What is being examined: `log` and `artifacts`, which say what is named, both twice; `unnamed` at last."""
+    examined: _builtins.int
+    """How many events or artifacts have been examined in this stage."""
+    total: _builtins.int
+    """How many there are, as far as is known by now."""
+    @_builtins.property
+    def unnamed(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnnamedArtifact]:
+        """What has been found since the last response, and is deleted now when that was asked for."""
+
+    def __init__(
+        self,
+        *,
+        stage: _builtins.str = ...,
+        examined: _builtins.int = ...,
+        total: _builtins.int = ...,
+        unnamed: _abc.Iterable[Global___UnnamedArtifact] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examined", b"examined", "stage", b"stage", "total", b"total", "unnamed", b"unnamed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectArtifactsResponse: _TypeAlias = CollectArtifactsResponse  # noqa: Y015

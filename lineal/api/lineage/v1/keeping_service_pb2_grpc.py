@@ -50,6 +50,11 @@ class KeepingServiceStub(object):
                 request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactResponse.FromString,
                 _registered_method=True)
+        self.CollectArtifacts = channel.unary_stream(
+                '/lineal.api.lineage.v1.KeepingService/CollectArtifacts',
+                request_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.CollectArtifactsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.CollectArtifactsResponse.FromString,
+                _registered_method=True)
 
 
 class KeepingServiceServicer(object):
@@ -83,6 +88,16 @@ class KeepingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectArtifacts(self, request, context):
+        """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
+        long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+        FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
+        cannot compare an age and delete in one step (object stores).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeepingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +115,11 @@ def add_KeepingServiceServicer_to_server(servicer, server):
                     servicer.ReadArtifact,
                     request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactRequest.FromString,
                     response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactResponse.SerializeToString,
+            ),
+            'CollectArtifacts': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectArtifacts,
+                    request_deserializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.CollectArtifactsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.CollectArtifactsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -184,6 +204,33 @@ class KeepingService(object):
             '/lineal.api.lineage.v1.KeepingService/ReadArtifact',
             lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactRequest.SerializeToString,
             lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.ReadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lineal.api.lineage.v1.KeepingService/CollectArtifacts',
+            lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.CollectArtifactsRequest.SerializeToString,
+            lineal_dot_api_dot_lineage_dot_v1_dot_keeping__service__pb2.CollectArtifactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,12 @@ class KeepingServiceStub:
     """Streams the bytes of an artifact, for backups. NOT_FOUND when there is none of that digest; FAILED_PRECONDITION when its
     bytes are not those that the digest names.
     """
+    CollectArtifacts: _grpc.UnaryStreamMultiCallable[_keeping_service_pb2.CollectArtifactsRequest, _keeping_service_pb2.CollectArtifactsResponse]
+    """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
+    long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+    FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
+    cannot compare an age and delete in one step (object stores).
+    """
 
 @_typing.type_check_only
 class KeepingServiceAsyncStub(KeepingServiceStub):
@@ -68,6 +74,12 @@ class KeepingServiceAsyncStub(KeepingServiceStub):
     ReadArtifact: _aio.UnaryStreamMultiCallable[_keeping_service_pb2.ReadArtifactRequest, _keeping_service_pb2.ReadArtifactResponse]  # type: ignore[assignment]
     """Streams the bytes of an artifact, for backups. NOT_FOUND when there is none of that digest; FAILED_PRECONDITION when its
     bytes are not those that the digest names.
+    """
+    CollectArtifacts: _aio.UnaryStreamMultiCallable[_keeping_service_pb2.CollectArtifactsRequest, _keeping_service_pb2.CollectArtifactsResponse]  # type: ignore[assignment]
+    """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
+    long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+    FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
+    cannot compare an age and delete in one step (object stores).
     """
 
 class KeepingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -104,6 +116,18 @@ class KeepingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_keeping_service_pb2.ReadArtifactResponse], _abc.AsyncIterator[_keeping_service_pb2.ReadArtifactResponse]]:
         """Streams the bytes of an artifact, for backups. NOT_FOUND when there is none of that digest; FAILED_PRECONDITION when its
         bytes are not those that the digest names.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectArtifacts(
+        self,
+        request: _keeping_service_pb2.CollectArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_keeping_service_pb2.CollectArtifactsResponse], _abc.AsyncIterator[_keeping_service_pb2.CollectArtifactsResponse]]:
+        """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
+        long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+        FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
+        cannot compare an age and delete in one step (object stores).
         """
 
 def add_KeepingServiceServicer_to_server(servicer: KeepingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
