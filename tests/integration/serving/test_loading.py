@@ -273,6 +273,17 @@ async def test_a_new_key_signs_and_a_revoked_one_needs_signing_anew(world: Shop)
     ]
 
 
+async def test_arms_that_lack_a_signature_are_applied_once_it_is_there(world: Shop) -> None:
+    good = await world.bundle(1)
+    attacker = Attacker(world, good, await world.arms(champion(good)), random.Random(1))
+    digest = await attacker.forged(good, damage=lambda data, _: data)
+    assert "nobody has signed it" in await attacker.refused(digest)
+    await world.registry.SignBundle(api.SignBundleRequest(request_id=rid(), bundle_digest=digest))
+    async with asyncio.timeout(60):
+        while (await world.predict()).bundle_digest != digest:
+            await asyncio.sleep(0.05)
+
+
 async def test_an_exported_bundle_is_what_was_signed(world: Shop, tmp_path: Path) -> None:
     digest, folder = await world.bundle(1), tmp_path / "exported"
 
