@@ -3,12 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from chassis.otlp_json import otlp_json
 from chassis.span_lines import SpanLines
 from chassis.spans import CallSpans
 
@@ -51,6 +53,14 @@ def test_the_span_of_a_call_is_what_the_sdk_would_have_written(tmp_path: Path, p
     if parent is None:
         assert len(found.pop("traceId")) == len(expected.pop("traceId")) == 32
     assert found == expected
+
+
+def test_the_span_of_a_call_is_encoded_alike_for_a_collector_and_for_a_file(tmp_path: Path) -> None:
+    provider = TracerProvider(resource=Resource.create({"service.name": "demo"}), shutdown_on_exit=False)
+    span = CallSpans(provider, SpanLines(tmp_path / "ours.jsonl"), "lineal").start("call", PARENT, SpanKind.SERVER, {})
+    told(span)
+    assert isinstance(span, ReadableSpan)
+    assert json.loads((tmp_path / "ours.jsonl").read_text()) == json.loads(otlp_json(encode_spans([span])))
 
 
 def test_a_sampler_that_drops_a_call_is_obeyed(tmp_path: Path) -> None:
