@@ -66,6 +66,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     work.rollback,
     work.approve,
     work.reject,
+    work.suspend,
+    work.resume,
     look.alarms,
     parity.parity,
     look.sagas,

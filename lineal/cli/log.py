@@ -158,6 +158,8 @@ def endpoint(
         found: registry_api.GetEndpointResponse = client.services.registry.call("GetEndpoint", request)
     champion = found.champion
     rows: list[tuple[str, Any]] = [("generation", found.generation)]
+    if found.suspension:
+        rows.append(("suspended by", found.suspension))
     for arm in found.arms:
         share = f" with {arm.share:.0%}" if arm.share else ""
         rows.append((word(ArmRole, arm.role) + share, short(arm.bundle_digest)))

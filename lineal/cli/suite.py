@@ -219,6 +219,8 @@ def _name(endpoint: Any) -> str:
 
 
 def _arms(endpoint: Any) -> str:
+    if endpoint.suspension:
+        return f"suspended by {endpoint.suspension}"
     names = {ArmRole.ARM_ROLE_CHAMPION: "champion", ArmRole.ARM_ROLE_SHADOW: "shadow"}
     return ", ".join(
         f"{names.get(arm.role, f'challenger {arm.share:.0%}')} {short(arm.bundle_digest)}" for arm in endpoint.arms

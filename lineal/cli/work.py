@@ -22,6 +22,7 @@ _WORDS = {
     SagaState.SAGA_STATE_COMPLETED: "completed",
     SagaState.SAGA_STATE_COMPENSATED: "undone",
 }
+Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; goes into the log.")]
 BatchId = Annotated[str, typer.Option("--batch-id", help="Name of the batch; the file's name by default.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the saga to its end.")]
@@ -70,7 +71,7 @@ def outcomes(
 
 
 def train(
-    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    endpoint: Endpoint,
     start: Annotated[datetime | None, typer.Option(help="Start of the training range, UTC.")] = None,
     end: Annotated[
         datetime | None, typer.Option(help="End of the training range, UTC; the latest row by default.")
@@ -84,7 +85,7 @@ def train(
 
 
 def release(
-    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    endpoint: Endpoint,
     bundle: Annotated[str, typer.Argument(help="Digest of the bundle, or its first 8 characters or more.")],
     reason: Reason = "asked for on the command line",
     wait: Wait = True,
@@ -95,7 +96,7 @@ def release(
 
 
 def rollback(
-    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    endpoint: Endpoint,
     reason: Reason = "asked for on the command line",
     wait: Wait = True,
 ) -> None:
@@ -150,8 +151,24 @@ def reject(
     say(f"rejected {name}")
 
 
+def suspend(endpoint: Endpoint, reason: Reason = "asked for on the command line") -> None:
+    """Stop all answers of an endpoint, whatever is restarted meanwhile, until `lineal resume`."""
+    request = registry_api.SuspendEndpointRequest(request_id=new_request_id(), name=endpoint, reason=reason)
+    with connect() as client:
+        client.services.registry.call("SuspendEndpoint", request)
+    say(f"{endpoint} answers nothing any more; `lineal resume {endpoint}` lets it answer again")
+
+
+def resume(endpoint: Endpoint, reason: Reason = "asked for on the command line") -> None:
+    """Let a suspended endpoint answer again."""
+    request = registry_api.ResumeEndpointRequest(request_id=new_request_id(), name=endpoint, reason=reason)
+    with connect() as client:
+        client.services.registry.call("ResumeEndpoint", request)
+    say(f"{endpoint} answers again")
+
+
 def predict(
-    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    endpoint: Endpoint,
     file: File,
     key: Annotated[str | None, typer.Option(help="Column whose value picks the arm of each row.")] = None,
     event_time: Annotated[str | None, typer.Option(help="Column with the time that features are as of.")] = None,

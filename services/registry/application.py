@@ -206,6 +206,11 @@ class Registry:
         """Let nothing new use an endpoint; return the log position. Raises EndpointUnknown, SagaUnderWay."""
         return (await self._decide(name, request_id, lambda state: endpoints.retire(state, reason=reason))).position
 
+    async def suspend_endpoint(self, *, request_id: str, name: str, suspended: bool, reason: str) -> int:
+        """Stop an endpoint's answers, or let it answer again; return the log position. Raises EndpointUnknown."""
+        decided = await self._decide(name, request_id, lambda state: endpoints.suspend(state, suspended, reason=reason))
+        return decided.position
+
     async def endpoint(
         self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None
     ) -> api.GetEndpointResponse:

@@ -13,7 +13,9 @@ from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint, Saga, Sa
 from lineal.api.registry.v1.events_pb2 import (
     ArmsChanged,
     EndpointRegistered,
+    EndpointResumed,
     EndpointRetired,
+    EndpointSuspended,
     SagaAdvanced,
     SagaApproved,
     SagaArchived,
@@ -82,6 +84,7 @@ class EndpointAggregate:
     last_training_end: datetime | None = None
     finished: frozenset[str] = frozenset()
     retired: bool = False
+    suspended: bool = False
 
     @property
     def champion(self) -> str:
@@ -113,6 +116,16 @@ def retire(state: EndpointAggregate, *, reason: str) -> Sequence[Message]:
     if state.retired:
         return []
     return [EndpointRetired(endpoint=_free(state).name, reason=reason)]
+
+
+def suspend(state: EndpointAggregate, suspended: bool, *, reason: str) -> Sequence[Message]:
+    """Stop an endpoint's answers, or let it answer again, also while a saga is under way. Raises EndpointUnknown."""
+    name = _known(state).name
+    if state.suspended == suspended:
+        return []
+    return [
+        EndpointSuspended(endpoint=name, reason=reason) if suspended else EndpointResumed(endpoint=name, reason=reason)
+    ]
 
 
 def change_arms(
@@ -276,6 +289,8 @@ def evolve(state: EndpointAggregate, event: Message) -> EndpointAggregate:
             return replace(state, endpoint=event.endpoint, retired=False)
         case EndpointRetired():
             return replace(state, retired=True)
+        case EndpointSuspended() | EndpointResumed():
+            return replace(state, suspended=isinstance(event, EndpointSuspended))
         case ArmsChanged():
             return _with_arms(state, event)
         case SagaRequested() if state.active is not None:

@@ -116,6 +116,20 @@ class RegistryServicer(RegistryServiceServicer):
         )
         return api.RetireEndpointResponse(position=position)
 
+    async def SuspendEndpoint(
+        self, request: api.SuspendEndpointRequest, context: Context
+    ) -> api.SuspendEndpointResponse:
+        position = await self._registry.suspend_endpoint(
+            request_id=request.request_id, name=request.name, suspended=True, reason=request.reason
+        )
+        return api.SuspendEndpointResponse(position=position)
+
+    async def ResumeEndpoint(self, request: api.ResumeEndpointRequest, context: Context) -> api.ResumeEndpointResponse:
+        position = await self._registry.suspend_endpoint(
+            request_id=request.request_id, name=request.name, suspended=False, reason=request.reason
+        )
+        return api.ResumeEndpointResponse(position=position)
+
     async def ChangeArms(self, request: api.ChangeArmsRequest, context: Context) -> api.ChangeArmsResponse:
         generation, position = await self._registry.change_arms(
             request_id=request.request_id,

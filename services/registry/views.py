@@ -10,6 +10,8 @@ from lineal.api.registry.v1.events_pb2 import (
     BundleRegistered,
     BundleRejected,
     BundleSigned,
+    EndpointResumed,
+    EndpointSuspended,
     GatesEvaluated,
     SagaAdvanced,
     SagaArchived,
@@ -73,6 +75,10 @@ def endpoint_view(events: Iterable[Event]) -> GetEndpointResponse:
             view.arms_actor = event.actor
             view.arms_change_time.FromDatetime(event.recorded_time)
             view.arms_position = event.position
+        elif isinstance(event.message, EndpointSuspended) and not view.suspension:
+            view.suspension = f"{event.actor}: {event.message.reason}"
+        elif isinstance(event.message, EndpointResumed):
+            view.suspension = ""
     if champions.current is not None:
         view.champion.CopyFrom(champions.current)
     if state.endpoint is not None:

@@ -15,6 +15,8 @@ from lineal.api.registry.v1.events_pb2 import (
     BundleRejected,
     BundleSigned,
     EndpointRegistered,
+    EndpointResumed,
+    EndpointSuspended,
     GatesEvaluated,
 )
 from services.serving import signatures
@@ -26,6 +28,8 @@ TYPES: tuple[type[Message], ...] = (
     BundleRegistered,
     BundleRejected,
     EndpointRegistered,
+    EndpointResumed,
+    EndpointSuspended,
     GatesEvaluated,
     *signatures.TYPES,
 )
@@ -53,6 +57,8 @@ class EndpointArms:
     endpoint: Endpoint = field(default_factory=Endpoint)
     generation: int = 0
     arms: tuple[Arm, ...] = ()
+    # Who suspended it and why; empty while it answers.
+    suspension: str = ""
 
 
 class Standing:
@@ -78,6 +84,11 @@ class Standing:
                     known.generation = message.generation
                     known.arms = tuple(message.arms)
                     changed.add(message.endpoint)
+                case EndpointSuspended() as message:
+                    known = self.endpoints.setdefault(message.endpoint, EndpointArms())
+                    known.suspension = f"{event.actor}: {message.reason}"
+                case EndpointResumed() as message:
+                    self.endpoints.setdefault(message.endpoint, EndpointArms()).suspension = ""
                 case BundleRegistered() as message:
                     self._bundles[message.bundle_digest] = BundleAttestations(registered=True)
                 case GatesEvaluated() as message:

@@ -215,6 +215,49 @@ async def test_the_same_request_again_has_the_same_answer_and_one_record(world: 
     assert (await world.recorded(2)).recorded == 2
 
 
+async def test_a_suspended_endpoint_answers_nothing_whatever_is_restarted_until_it_is_resumed(world: World) -> None:
+    await world.arms(champion(await world.bundle(1)))
+    assert not await refusal(world)
+    await world.registry.SuspendEndpoint(
+        registry_api.SuspendEndpointRequest(request_id=rid(), name="shop", reason="wrong answers")
+    )
+    async with asyncio.timeout(10):
+        while not await refusal(world):
+            pass
+    # A replica that starts has read the log before it answers anything.
+    artifacts = str(world.suite.folder / "artifacts")
+    await world.suite.start("serving", data_dir=world.suite.folder / "new", artifacts_url=artifacts)
+    world.serving = world.suite.stub("serving")
+    told = await refusal(world)
+    assert told.startswith("endpoint 'shop' is suspended by ")
+    assert told.endswith(": wrong answers; `lineal resume` ends it")
+    found = await world.registry.GetEndpoint(registry_api.GetEndpointRequest(name="shop"))
+    assert found.suspension.endswith(": wrong answers")
+    await world.registry.ResumeEndpoint(
+        registry_api.ResumeEndpointRequest(request_id=rid(), name="shop", reason="mended")
+    )
+    async with asyncio.timeout(10):
+        while await refusal(world):
+            pass
+    assert not (await world.registry.GetEndpoint(registry_api.GetEndpointRequest(name="shop"))).suspension
+
+
+async def refusal(world: World) -> str:
+    """Ask until there is an answer or a refusal, which is returned; a replica without a lease yet is asked again."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await world.predict()
+            except grpc.aio.AioRpcError as error:
+                if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                    return error.details() or ""
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.05)  # between two questions to a replica that starts
+            else:
+                return ""
+
+
 async def test_arms_change_under_load_without_a_failed_request(world: World) -> None:
     first, second = await world.bundle(1), await world.bundle(2)
     await world.arms(champion(first))

@@ -55,6 +55,16 @@ def test_declaring_the_same_again_changes_nothing() -> None:
     assert endpoints.register(state, Endpoint(name="delay", model="m")) == []
 
 
+def test_an_endpoint_is_suspended_once_and_resumed_once_also_while_a_saga_is_under_way() -> None:
+    state = with_arms(declared(), champion(A))
+    state = fold(state, list(endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "s"))))
+    suspended = fold(state, list(endpoints.suspend(state, True, reason="wrong answers")))
+    assert suspended.suspended
+    assert endpoints.suspend(suspended, True, reason="again") == []
+    assert not fold(suspended, list(endpoints.suspend(suspended, False, reason="mended"))).suspended
+    assert endpoints.suspend(state, False, reason="answers already") == []
+
+
 def test_bad_policies_are_named_by_field() -> None:
     endpoint = Endpoint(name="Delay!", model="m")
     endpoint.release.canary_shares.extend([0.5, 0.25])

@@ -950,6 +950,7 @@ class GetEndpointResponse(_message.Message):
     PREVIOUS_CHAMPION_DIGEST_FIELD_NUMBER: _builtins.int
     CHAMPION_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    SUSPENSION_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of the arms; 0 before the first."""
     active_saga_id: _builtins.str
@@ -964,6 +965,8 @@ class GetEndpointResponse(_message.Message):
     """The champion before this one; empty when there was none."""
     retired: _builtins.bool
     """Whether it is retired, or was then."""
+    suspension: _builtins.str
+    """Who suspended it and why; empty while it answers."""
     @_builtins.property
     def endpoint(self) -> _endpoint_pb2.Endpoint:
         """The declaration."""
@@ -994,10 +997,11 @@ class GetEndpointResponse(_message.Message):
         previous_champion_digest: _builtins.str = ...,
         champion: Global___Championship | None = ...,
         retired: _builtins.bool = ...,
+        suspension: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arms_change_time", b"arms_change_time", "champion", b"champion", "endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_saga_id", b"active_saga_id", "arms", b"arms", "arms_actor", b"arms_actor", "arms_change_time", b"arms_change_time", "arms_position", b"arms_position", "arms_reason", b"arms_reason", "champion", b"champion", "endpoint", b"endpoint", "generation", b"generation", "previous_champion_digest", b"previous_champion_digest", "retired", b"retired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_saga_id", b"active_saga_id", "arms", b"arms", "arms_actor", b"arms_actor", "arms_change_time", b"arms_change_time", "arms_position", b"arms_position", "arms_reason", b"arms_reason", "champion", b"champion", "endpoint", b"endpoint", "generation", b"generation", "previous_champion_digest", b"previous_champion_digest", "retired", b"retired", "suspension", b"suspension"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1094,6 +1098,110 @@ class RetireEndpointRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetireEndpointRequest: _TypeAlias = RetireEndpointRequest  # noqa: Y015
+
+@_typing.final
+class SuspendEndpointRequest(_message.Message):
+    """Request of SuspendEndpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID of the command."""
+    name: _builtins.str
+    """Its name."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendEndpointRequest: _TypeAlias = SuspendEndpointRequest  # noqa: Y015
+
+@_typing.final
+class SuspendEndpointResponse(_message.Message):
+    """Response of SuspendEndpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Log position of the event, or of the newest one where it was suspended already."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendEndpointResponse: _TypeAlias = SuspendEndpointResponse  # noqa: Y015
+
+@_typing.final
+class ResumeEndpointRequest(_message.Message):
+    """Request of ResumeEndpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID of the command."""
+    name: _builtins.str
+    """Its name."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeEndpointRequest: _TypeAlias = ResumeEndpointRequest  # noqa: Y015
+
+@_typing.final
+class ResumeEndpointResponse(_message.Message):
+    """Response of ResumeEndpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Log position of the event, or of the newest one where it answered already."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeEndpointResponse: _TypeAlias = ResumeEndpointResponse  # noqa: Y015
 
 @_typing.final
 class RetireEndpointResponse(_message.Message):

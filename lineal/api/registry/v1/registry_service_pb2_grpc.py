@@ -125,6 +125,16 @@ class RegistryServiceStub(object):
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointResponse.FromString,
                 _registered_method=True)
+        self.SuspendEndpoint = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/SuspendEndpoint',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SuspendEndpointRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SuspendEndpointResponse.FromString,
+                _registered_method=True)
+        self.ResumeEndpoint = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/ResumeEndpoint',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ResumeEndpointRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ResumeEndpointResponse.FromString,
+                _registered_method=True)
         self.ChangeArms = channel.unary_unary(
                 '/lineal.api.registry.v1.RegistryService/ChangeArms',
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ChangeArmsRequest.SerializeToString,
@@ -332,6 +342,21 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuspendEndpoint(self, request, context):
+        """Stops all answers of an endpoint until it is resumed, whatever its arms are and whichever replicas are restarted meanwhile.
+        Sagas go on, but see no traffic. Suspending it again changes nothing. NOT_FOUND when it was never declared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeEndpoint(self, request, context):
+        """Lets a suspended endpoint answer again. Resuming it again changes nothing. NOT_FOUND when it was never declared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ChangeArms(self, request, context):
         """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
         not releasable or not intact in the artifact store, or another saga is under way.
@@ -527,6 +552,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RetireEndpoint,
                     request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointRequest.FromString,
                     response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointResponse.SerializeToString,
+            ),
+            'SuspendEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendEndpoint,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SuspendEndpointRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SuspendEndpointResponse.SerializeToString,
+            ),
+            'ResumeEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeEndpoint,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ResumeEndpointRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ResumeEndpointResponse.SerializeToString,
             ),
             'ChangeArms': grpc.unary_unary_rpc_method_handler(
                     servicer.ChangeArms,
@@ -1086,6 +1121,60 @@ class RegistryService(object):
             '/lineal.api.registry.v1.RegistryService/RetireEndpoint',
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointRequest.SerializeToString,
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/SuspendEndpoint',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SuspendEndpointRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.SuspendEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/ResumeEndpoint',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ResumeEndpointRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ResumeEndpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

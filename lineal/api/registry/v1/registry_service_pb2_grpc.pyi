@@ -78,6 +78,12 @@ class RegistryServiceStub:
     FAILED_PRECONDITION while a saga is under way. Declaring it again
     brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
     """
+    SuspendEndpoint: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SuspendEndpointRequest, _registry_service_pb2.SuspendEndpointResponse]
+    """Stops all answers of an endpoint until it is resumed, whatever its arms are and whichever replicas are restarted meanwhile.
+    Sagas go on, but see no traffic. Suspending it again changes nothing. NOT_FOUND when it was never declared.
+    """
+    ResumeEndpoint: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ResumeEndpointRequest, _registry_service_pb2.ResumeEndpointResponse]
+    """Lets a suspended endpoint answer again. Resuming it again changes nothing. NOT_FOUND when it was never declared."""
     ChangeArms: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ChangeArmsRequest, _registry_service_pb2.ChangeArmsResponse]
     """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
     not releasable or not intact in the artifact store, or another saga is under way.
@@ -167,6 +173,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     FAILED_PRECONDITION while a saga is under way. Declaring it again
     brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
     """
+    SuspendEndpoint: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SuspendEndpointRequest, _registry_service_pb2.SuspendEndpointResponse]  # type: ignore[assignment]
+    """Stops all answers of an endpoint until it is resumed, whatever its arms are and whichever replicas are restarted meanwhile.
+    Sagas go on, but see no traffic. Suspending it again changes nothing. NOT_FOUND when it was never declared.
+    """
+    ResumeEndpoint: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ResumeEndpointRequest, _registry_service_pb2.ResumeEndpointResponse]  # type: ignore[assignment]
+    """Lets a suspended endpoint answer again. Resuming it again changes nothing. NOT_FOUND when it was never declared."""
     ChangeArms: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ChangeArmsRequest, _registry_service_pb2.ChangeArmsResponse]  # type: ignore[assignment]
     """Replaces the arms of an endpoint. ABORTED when the generation is not the one given; FAILED_PRECONDITION when a bundle is
     not releasable or not intact in the artifact store, or another saga is under way.
@@ -361,6 +373,24 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION while a saga is under way. Declaring it again
         brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
         """
+
+    @_abc_1.abstractmethod
+    def SuspendEndpoint(
+        self,
+        request: _registry_service_pb2.SuspendEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.SuspendEndpointResponse, _abc.Awaitable[_registry_service_pb2.SuspendEndpointResponse]]:
+        """Stops all answers of an endpoint until it is resumed, whatever its arms are and whichever replicas are restarted meanwhile.
+        Sagas go on, but see no traffic. Suspending it again changes nothing. NOT_FOUND when it was never declared.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeEndpoint(
+        self,
+        request: _registry_service_pb2.ResumeEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ResumeEndpointResponse, _abc.Awaitable[_registry_service_pb2.ResumeEndpointResponse]]:
+        """Lets a suspended endpoint answer again. Resuming it again changes nothing. NOT_FOUND when it was never declared."""
 
     @_abc_1.abstractmethod
     def ChangeArms(
