@@ -34,7 +34,7 @@ import pandas as pd
 
 from benchmarks.environments import peer_python, peer_script
 from benchmarks.report import Report
-from benchmarks.servers import answers, await_start, serving
+from benchmarks.servers import answers, await_start, on, serving
 
 _CLIENTS = 8
 _RATE = 1_000
@@ -72,13 +72,13 @@ def main() -> int:
             settings = artifacts | {"LINEAL_PROFILE": str(profile)}
             with serving("services.ingest", folder / "ingest", **settings) as ingest:
                 with (
-                    _on(cores[:1]),
+                    on(cores[:1]),
                     serving("services.features", folder / "features", **settings) as features,
                 ):
                     filled = _load("fill", ingest.address, features.address, size.rows)
                     with _feast(folder / "feast", filled) as feast:
                         report.at_most("values that Feast answers otherwise", _different(feast, filled), "", 0)
-                        with _on(cores[-1:]):
+                        with on(cores[-1:]):
                             _reads(report, folder, features.address, feast, filled, size)
                 with serving("services.features", folder / "features", **settings) as features:
                     _stream(report, ingest.address, features.address, size)
@@ -163,17 +163,6 @@ def _different(feast: str, filled: dict[str, Any]) -> int:
             ours, other = (np.array(each, dtype=np.float64) for each in (values[part], theirs[name]["values"]))
             wrong += int((~np.equal(ours, other) & ~(np.isnan(ours) & np.isnan(other))).sum())
     return wrong
-
-
-@contextmanager
-def _on(cores: list[int]) -> Iterator[None]:
-    """Start processes on these cores only within the block."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _load(kind: str, *arguments: object) -> dict[str, Any]:

@@ -60,6 +60,17 @@ def serving(module: str, folder: Path, **environment: str) -> Iterator[Server]:
             process.terminate()
 
 
+@contextmanager
+def on(cores: list[int]) -> Iterator[None]:
+    """Start processes on these cores only within the block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def await_start(serves: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Return once a process that starts serves; RuntimeError with the end of its log when it ends or takes too long."""
     end = time.monotonic() + _START_SECONDS

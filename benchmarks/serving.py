@@ -24,10 +24,10 @@ import grpc
 
 from benchmarks import serving_peers as peers
 from benchmarks.report import Report
-from benchmarks.servers import free_port
+from benchmarks.servers import free_port, on
 from benchmarks.serving_flights import KINDS, rows
 from benchmarks.serving_load import infer_request
-from benchmarks.serving_suite import on, suite
+from benchmarks.serving_suite import suite
 from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
 

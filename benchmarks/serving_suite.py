@@ -1,7 +1,6 @@
 """Serving with what it needs around it: the log, a registry, a trainer that imports, a monitor that takes records."""
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.servers import Server, serving
+from benchmarks.servers import Server, on, serving
 from benchmarks.serving_flights import KINDS
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
@@ -43,17 +42,6 @@ def suite(folder: Path, models: Path, cores: list[int], around: list[int]) -> It
         for kind in KINDS:
             _release(profile, kind, models / kind / "model.cbm")
         yield server
-
-
-@contextmanager
-def on(cores: list[int]) -> Iterator[None]:
-    """Start processes on these cores only within the block."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _release(profile: Path, name: str, model: Path) -> None:
