@@ -358,7 +358,7 @@ class Client:
         return found
 
     def watch_saga(self, saga_id: str) -> Iterator[Saga]:
-        """Yield a saga whenever it has a new step, until it has ended."""
+        """Yield a saga whenever it has a new step, until it has ended: a release may wait days for a person."""
         steps = -1
         while True:
             found = self.saga(saga_id)

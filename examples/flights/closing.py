@@ -33,7 +33,7 @@ _PAID_IN = 7
 # Newest predictions whose features are computed anew.
 _CHECKED = 2_000
 # Between two questions to a service: what is waited for happens in another process, which tells nobody.
-_PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.2
 # Without a terminal there is no width to keep to: logs read best in whole lines.
 console = Console() if sys.stdout.isatty() else Console(width=140)
 
@@ -99,7 +99,7 @@ def _recorded(client: Client, story: Story) -> pd.DataFrame:
         count = client.services.monitor.call("GetCounters", request).endpoints[0].recorded
         if count >= story.asked or time.monotonic() > end:
             return client.predictions(ENDPOINT, min_position=story.position)
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
 
 
 def _check_sagas(story: Story, frame: pd.DataFrame) -> None:

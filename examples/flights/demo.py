@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from examples.flights.closing import ENDPOINT, HISTORY_END, Story, close, console
+from examples.flights.closing import ENDPOINT, HISTORY_END, PAUSE_SECONDS, Story, close, console
 from examples.flights.memory import PeakMemory
 from examples.flights.replay import REQUEST_COLUMNS, Replay, Slice
 from examples.flights.source import load
@@ -27,8 +27,6 @@ PROJECT = Path(__file__).parent
 _SAGA_SECONDS = 300.0
 # As the endpoint's policy has it.
 PERIOD = pd.Timedelta(days=30)
-# Between two questions to a service: what is waited for happens in another process, which tells nobody.
-_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -258,7 +256,7 @@ class _Demo:
             found = condition()
             if found is not None:
                 return found
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         raise TimeoutError("what was waited for did not come; `lineal sagas` and the logs show why")
 
 

@@ -20,7 +20,7 @@ def test_the_notebooks_predictions_were_given_what_its_rows_give(suite: Running,
         # Records go to monitor in batches.
         while not asked <= set(client.check_parity("unpaid", **span).report.prediction_ids):
             assert time.monotonic() < end
-            time.sleep(0.2)
+            time.sleep(0.2)  # between two looks at what another process brings
     given = [f"--{name}={moment:%Y-%m-%d %H:%M:%S}" for name, moment in span.items()]
     shown = json.loads(suite.lineal("parity", "unpaid", *given, "--json"))
     assert asked <= set(shown["report"]["prediction_ids"])
