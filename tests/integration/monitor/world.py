@@ -25,11 +25,12 @@ class Taxi(World):
     """Trips whose ends come late, and the records of predictions that looked them up."""
 
     async def begin(self) -> None:
-        await self.declare(trips(), ends(), view(), feature_set())
+        declared = await self.declare(trips(), ends(), view(), feature_set())
         self.log = self.suite.servers["ingest"].harness.log
         self.monitor = self.suite.stub("monitor")
         await self.declare_endpoint()
-        found = await self.features.GetFeatureSet(features_api.GetFeatureSetRequest(name="late"))
+        asked = features_api.GetFeatureSetRequest(name="late", min_position=declared)
+        found = await self.features.GetFeatureSet(asked)
         self.bundle = Bundle(
             "late",
             "binary",
