@@ -19,22 +19,27 @@ from contextlib import closing
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import Message
 
 from benchmarks.wire import Connection
+from lineal import merkle
 from lineal.api.lineage.v1.lineage_service_pb2 import (
     AppendEventsRequest,
     AppendEventsResponse,
     GetHeadRequest,
+    GetHeadResponse,
     SubscribeRequest,
 )
 from lineal.api.lineage.v1.lineage_service_pb2_grpc import LineageServiceStub
-from lineal.api.lineage.v1.proof_service_pb2 import GetInclusionProofRequest
-from lineal.api.lineage.v1.proof_service_pb2_grpc import ProofServiceStub
+from lineal.api.lineage.v1.proof_service_pb2 import GetInclusionProofRequest, GetInclusionProofResponse
 from lineal.channel import open_aio_channel
+from lineal.notes import Checkpoint
 
 PAYLOAD = b"x" * 100
 _METADATA = (("x-lineal-actor", "person:benchmark"), ("x-lineal-correlation-id", str(uuid.uuid4())))
 _APPEND = "/lineal.api.lineage.v1.LineageService/AppendEvents"
+_HEAD = "/lineal.api.lineage.v1.LineageService/GetHead"
+_PROOF = "/lineal.api.lineage.v1.ProofService/GetInclusionProof"
 _DEADLINE_SECONDS = 30.0
 _WARM_SECONDS = 1.0
 
@@ -117,18 +122,39 @@ async def read(channel: grpc.aio.Channel, subscribers: int, events: int) -> dict
     return {"rate": sum(counts) / (time.perf_counter() - start)}
 
 
-async def prove(channel: grpc.aio.Channel, proofs: int) -> dict[str, float]:
-    """Ask for inclusion proofs of events anywhere, one after the other; how long answers took, in ms."""
-    head = (await LineageServiceStub(channel).GetHead(GetHeadRequest())).position
-    stub: Any = ProofServiceStub(channel)
-    anywhere = random.Random(head)
-    latencies = []
-    for _ in range(proofs):
-        position = anywhere.randint(1, head)
-        start = time.perf_counter()
-        await stub.GetInclusionProof(GetInclusionProofRequest(position=position), timeout=_DEADLINE_SECONDS)
-        latencies.append(time.perf_counter() - start)
-    return _percentiles(sorted(latencies))
+def prove(address: str, proofs: int) -> dict[str, float]:
+    """Ask for inclusion proofs of events anywhere, one after the other, and check them; how long answers took, in ms.
+
+    Between any two the head is asked for, a call that reads nothing: what the machine and the connection take.
+    """
+    heads: list[float] = []
+    taken: list[float] = []
+    answers: list[bytes] = []
+    with (
+        closing(Connection(address, _HEAD, dict(_METADATA), lambda _, answer: answers.append(answer))) as bare,
+        closing(Connection(address, _PROOF, dict(_METADATA), lambda _, answer: answers.append(answer))) as asking,
+    ):
+
+        def timed(connection: Connection, number: int, message: Message) -> float:
+            start = time.perf_counter()
+            connection.call(number, message.SerializeToString())
+            connection.run()
+            return time.perf_counter() - start
+
+        timed(bare, 0, GetHeadRequest())
+        head = GetHeadResponse.FromString(answers.pop()).position
+        anywhere = random.Random(head)
+        positions = [anywhere.randint(1, head) for _ in range(proofs)]
+        for number, position in enumerate(positions):
+            heads.append(timed(bare, number, GetHeadRequest()))
+            taken.append(timed(asking, number, GetInclusionProofRequest(position=position)))
+    for position, answer in zip(positions, answers[1::2], strict=True):
+        proof = GetInclusionProofResponse.FromString(answer)
+        checkpoint = Checkpoint.parse(proof.checkpoint.split("\n\n")[0] + "\n")
+        leaf = merkle.leaf_hash(proof.record)
+        merkle.check_inclusion(leaf, position - 1, checkpoint.size, proof.path, checkpoint.root)
+    bare_call = {f"bare {name}": value for name, value in _percentiles(sorted(heads)).items()}
+    return _percentiles(sorted(taken)) | bare_call
 
 
 def _percentiles(latencies: list[float]) -> dict[str, float]:
@@ -146,8 +172,10 @@ def _run(kind: str, address: str, *numbers: str) -> None:
     values = [float(number) if "." in number else int(number) for number in numbers]
     if kind == "append":
         found = append(address, int(values[0]), int(values[1]), values[2])
+    elif kind == "prove":
+        found = prove(address, int(values[0]))
     else:
-        functions: dict[str, Any] = {"fill": fill, "read": read, "prove": prove}
+        functions: dict[str, Any] = {"fill": fill, "read": read}
         found = asyncio.run(_with_channel(functions[kind], address, *values))
     print(json.dumps(found))
 
