@@ -94,6 +94,6 @@ class EventLog(Protocol):
         """
         ...
 
-    async def head(self) -> int:
-        """Return the position of the newest event, 0 for an empty log."""
+    async def head(self, then: datetime | None = None) -> int:
+        """Return the position of the newest event, now or by recorded time then; 0 for none."""
         ...

@@ -90,10 +90,13 @@ class LineageLog:
             # The channel waits for the connection; this only spaces out calls that a live server refuses.
             await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def head(self) -> int:
-        """Return the position of the newest event."""
+    async def head(self, then: datetime | None = None) -> int:
+        """Return the position of the newest event, now or then."""
+        request = GetHeadRequest()
+        if then is not None:
+            request.as_of_time.FromDatetime(then)
         try:
-            return (await self._stub.GetHead(GetHeadRequest())).position
+            return (await self._stub.GetHead(request)).position
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from chassis.clock import Clock, SystemClock
 from chassis.errors import AlreadyExists, Conflict, FieldViolation, InvalidArgument
 from chassis.events import AppendResult, Delivery, Event
-from chassis.records import append_request, append_result, to_event, to_timestamp, type_name
+from chassis.records import append_request, append_result, to_datetime, to_event, to_timestamp, type_name
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 
@@ -117,9 +117,11 @@ class InMemoryLog:
             )
             yield Delivery(events, position, live)
 
-    async def head(self) -> int:
-        """Return the position of the newest event."""
-        return len(self._records)
+    async def head(self, then: datetime | None = None) -> int:
+        """Return the position of the newest event, now or then."""
+        if then is None:
+            return len(self._records)
+        return sum(to_datetime(record.recorded_time) <= then for record in self._records)
 
     def _there(self, request: AppendEventsRequest) -> list[EventRecord]:
         by_id = {record.event_id: record for record in self._records}

@@ -12,12 +12,10 @@ whoever restarts it tries again.
 import asyncio
 import contextvars
 import logging
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from google.protobuf.message import Message
@@ -28,9 +26,10 @@ from chassis import projection_state as state
 from chassis.canonical import table_digest
 from chassis.context import time_left
 from chassis.database_inspection import Inspection, inspect_database
-from chassis.databases import READERS, Database, open_database
+from chassis.databases import READERS, Database
 from chassis.errors import Unavailable
 from chassis.events import Delivery, Event, EventLog
+from chassis.past import AsOf, PastTables
 from chassis.projection_places import Places
 from chassis.projection_state import Parked
 
@@ -103,6 +102,7 @@ class ProjectionRunner:
         self._ready = False
         self._durable = 0
         self._replayed = 0
+        self._past = PastTables(self._created, self._replay)
 
     @property
     def still(self) -> tuple[int, int]:
@@ -154,8 +154,15 @@ class ProjectionRunner:
                 "try again, or give the call more time"
             ) from None
 
-    async def query(self, fn: Callable[[Connection], T], min_position: int = 0) -> T:
-        """Return what `fn` reads in one transaction, in a thread, once the tables have reached a position."""
+    async def query(self, fn: Callable[[Connection], T], min_position: int = 0, as_of: AsOf | None = None) -> T:
+        """Return what `fn` reads in one transaction, in a thread, once the tables have reached a position.
+
+        As of a moment it reads tables that are rebuilt up to then, which takes as long as that part of the log does.
+        """
+        if as_of is not None:
+            position = await as_of.position_in(self._log)
+            await self.wait_for(max(position, min_position))
+            return await self._past.read(position, lambda connection: self._in_thread(fn, connection))
         await self.wait_for(min_position)
         return await self._in_thread(self._read, fn)
 
@@ -163,14 +170,13 @@ class ProjectionRunner:
         """Rebuild the tables from the log in a scratch database and compare them with the live ones."""
         await self.wait_for(0)
         position, live, rows, live_parked = await self._in_thread(self._read, self._digest)
-        with tempfile.TemporaryDirectory(prefix="lineal-verify-") as folder:
-            scratch = await self._in_thread(self._create, open_database(f"sqlite:///{Path(folder) / 'scratch.db'}"))
-            try:
-                await self._replay(scratch, position)
-                with scratch.reader.connect() as connection:
-                    _, rebuilt, _, rebuilt_parked = await self._in_thread(self._digest, connection)
-            finally:
-                scratch.close()
+        scratch = PastTables(self._created, self._replay)
+        try:
+            _, rebuilt, _, rebuilt_parked = await scratch.read(
+                position, lambda connection: self._in_thread(self._digest, connection)
+            )
+        finally:
+            scratch.close()
         name, version = self.projection.name, self.projection.version
         return Verification(name, version, position, live, rebuilt, rows, live_parked, rebuilt_parked)
 
@@ -204,6 +210,7 @@ class ProjectionRunner:
     async def close(self) -> None:
         """Close the connections to the database, after what is still running in threads."""
         await asyncio.to_thread(self._threads.shutdown)
+        self._past.close()
         if self._database:
             self._database.close()
 
@@ -220,6 +227,9 @@ class ProjectionRunner:
         with database.reader.begin() as connection:
             self.position = self._durable = state.position(connection)
         return database
+
+    async def _created(self, scratch: Database) -> Database:
+        return await self._in_thread(self._create, scratch)
 
     def _create(self, database: Database) -> Database:
         with database.writer.begin() as connection:
@@ -242,9 +252,9 @@ class ProjectionRunner:
         return state.position(connection), digest, rows, state.parked_count(connection)
 
     async def _replay(self, scratch: Database, until: int) -> None:
-        if until == 0:
-            return
-        async with aclosing(self._log.subscribe(0, self.projection.types)) as deliveries:
+        with scratch.reader.begin() as connection:
+            after = state.position(connection)
+        async with aclosing(self._log.subscribe(after, self.projection.types)) as deliveries:
             async for delivery in deliveries:
                 events = tuple(event for event in delivery.events if event.position <= until)
                 await self._apply_or_park(scratch, events, min(until, delivery.examined_position))

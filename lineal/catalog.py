@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from lineal.api.features.v1 import features_service_pb2 as features_api
@@ -9,6 +10,7 @@ from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
 from lineal.api.lineage.v1 import lineage_service_pb2 as lineage_api
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.calls import Services
+from lineal.errors import LinealError
 from lineal.registered import pages
 
 
@@ -29,17 +31,36 @@ class Entry:
         return all(word in there for word in text.casefold().split())
 
 
-def catalog(services: Services, text: str = "", *, retired: bool = False) -> list[Entry]:
+def catalog(
+    services: Services,
+    text: str = "",
+    *,
+    retired: bool = False,
+    as_of_position: int = 0,
+    as_of_time: datetime | None = None,
+) -> list[Entry]:
     """Return the definitions that have a text, by kind and name; those that are retired only when asked for.
 
-    They are as of the newest event of the log or later. Raises CallFailed.
+    They are as of the newest event of the log or later, or as they were at a log position or a time. Raises CallFailed,
+    LinealError when both are given.
     """
-    return [entry for entry in _entries(services, retired) if entry.has(text)]
+    if as_of_position and as_of_time is not None:
+        raise LinealError("as_of_position and as_of_time exclude each other; give one of the two")
+    request = lineage_api.GetHeadRequest()
+    if as_of_time is not None:
+        request.as_of_time.FromDatetime(as_of_time)
+        as_of_position = services.lineage.call("GetHead", request).position
+        # Before the first event nothing was declared; a position of 0 would mean now.
+        if not as_of_position:
+            return []
+    if as_of_position:
+        moment = {"as_of_position": as_of_position}
+    else:
+        moment = {"min_position": services.lineage.call("GetHead", request).position}
+    return [entry for entry in _entries(services, {"include_retired": retired} | moment) if entry.has(text)]
 
 
-def _entries(services: Services, retired: bool) -> Iterator[Entry]:
-    head = services.lineage.call("GetHead", lineage_api.GetHeadRequest()).position
-    asked = {"include_retired": retired, "min_position": head}
+def _entries(services: Services, asked: dict[str, Any]) -> Iterator[Entry]:
     for page in pages(services.ingest, "ListDatasets", ingest_api.ListDatasetsRequest, **asked):
         for found in page.datasets:
             columns = (field.name for field in found.dataset.fields)

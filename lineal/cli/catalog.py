@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lineal.catalog import catalog as search
+from lineal.cli.moments import At, Position, utc
 from lineal.cli.output import say, show
 from lineal.cli.work import connect
 
@@ -31,10 +32,12 @@ class Kind(StrEnum):
 def catalog(
     text: Annotated[str, typer.Argument(help="Words to look for in names, descriptions, owners and columns.")] = "",
     retired: Annotated[bool, typer.Option("--retired", help="Also what is retired.")] = False,
+    at: At = None,
+    position: Position = 0,
 ) -> None:
-    """List what is declared: datasets, feature views, feature sets, models, endpoints."""
+    """List what is declared, or was then: datasets, feature views, feature sets, models, endpoints."""
     with connect() as client:
-        found = search(client.services, text, retired=retired)
+        found = search(client.services, text, retired=retired, as_of_position=position, as_of_time=utc(at))
     rows = []
     for entry in found:
         more = len(entry.columns) - _SHOWN_COLUMNS

@@ -8,6 +8,7 @@ import typer
 from rich.tree import Tree
 
 from lineal.cli.look import described
+from lineal.cli.moments import Times
 from lineal.cli.output import console, options, show
 from lineal.cli.work import connect
 from lineal.errors import LinealError
@@ -30,9 +31,7 @@ def explain(
     entity: Annotated[list[str] | None, typer.Option("--entity", help="COLUMN=VALUE, for each entity key.")] = None,
     at: Annotated[
         datetime | None,
-        typer.Option(
-            help="Cut-off in UTC; now by default.", formats=["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"]
-        ),
+        typer.Option(help="Cut-off in UTC; now by default.", formats=Times),
     ] = None,
     position: Annotated[int, typer.Option(help="As known at this log position.")] = 0,
     limit: Annotated[int, typer.Option("--limit", "-n", help="Show so many rows of a view; 0 is all.", min=0)] = 20,

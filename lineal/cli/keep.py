@@ -8,7 +8,7 @@ import grpc
 import typer
 
 from lineal.api.lineage.v1 import keeping_service_pb2 as api
-from lineal.cli.log import Times
+from lineal.cli.moments import Times
 from lineal.cli.output import moment, progress, say, short, show
 from lineal.cli.tables import Row
 from lineal.cli.work import connect

@@ -13,9 +13,9 @@ from google.protobuf.json_format import MessageToDict
 from lineal.api.lineage.v1 import lineage_service_pb2 as api
 from lineal.api.lineage.v1.graph_pb2 import Edge, Node, NodeKind
 from lineal.api.lineage.v1.record_pb2 import EventRecord
-from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import ArmRole
 from lineal.cli.look import word
+from lineal.cli.moments import At, Position, Times, utc
 from lineal.cli.output import moment, options, plain, say, short, show
 from lineal.cli.work import connect
 from lineal.cloudevents import cloud_event
@@ -25,14 +25,6 @@ from lineal.records import full_type, message_of, read
 _SHOWN = 120
 _MOST_EDGES = 10_000
 _DIGEST_CHARACTERS = 64
-Times = [
-    "%Y-%m-%d",
-    "%Y-%m-%dT%H:%M",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%dT%H:%M:%S",
-    "%Y-%m-%d %H:%M:%S",
-    "%Y-%m-%dT%H:%M:%S.%f",
-]
 
 
 class Style(StrEnum):
@@ -144,18 +136,12 @@ def lineage(
 
 def endpoint(
     name: Annotated[str, typer.Argument(help="Name of the endpoint.")],
-    at: Annotated[
-        datetime | None,
-        typer.Option(help="As it was at this time, in UTC, for example '2026-11-20 14:05'.", formats=Times),
-    ] = None,
-    position: Annotated[int, typer.Option(help="As it was at this log position.")] = 0,
+    at: At = None,
+    position: Position = 0,
 ) -> None:
     """Show what an endpoint serves, or served then: its champion, who approved it, and why."""
-    request = registry_api.GetEndpointRequest(name=name, as_of_position=position)
-    if at is not None:
-        request.as_of_time.FromDatetime(at.replace(tzinfo=UTC))
     with connect() as client:
-        found: registry_api.GetEndpointResponse = client.services.registry.call("GetEndpoint", request)
+        found = client.endpoint(name, as_of_position=position, as_of_time=utc(at))
     champion = found.champion
     rows: list[tuple[str, Any]] = [("generation", found.generation)]
     if found.suspension:
@@ -175,8 +161,8 @@ def endpoint(
             ("approved because", champion.approval_reason),
             ("log position", champion.position),
         ]
-    then = f" at {at:%Y-%m-%d %H:%M:%S}" if at else f" at position {position:,}" if position else ""
-    show(found, ("what", "value"), rows, title=f"{name}{then}")
+    when = f" at {at:%Y-%m-%d %H:%M:%S}" if at else f" at position {position:,}" if position else ""
+    show(found, ("what", "value"), rows, title=f"{name}{when}")
 
 
 def payload(record: EventRecord) -> Any:

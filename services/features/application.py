@@ -9,6 +9,7 @@ from chassis.aggregate import Repository
 from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, NotFound
 from chassis.events import EventLog
+from chassis.past import AsOf
 from chassis.projection import ProjectionRunner
 from chassis.retirement import refuse_retired
 from lineal.api.features.v1 import features_service_pb2 as api
@@ -85,17 +86,17 @@ class Features:
         return outcome.position
 
     async def views_page(
-        self, size: int, token: str, include_retired: bool, min_position: int
+        self, size: int, token: str, include_retired: bool, min_position: int, as_of: AsOf | None
     ) -> tuple[list[FeatureView], str]:
         """Return a page of views by name, and the token of the next."""
         found, token = await self._tables.query(
-            lambda connection: projections.views_page(connection, size, token, include_retired), min_position
+            lambda connection: projections.views_page(connection, size, token, include_retired), min_position, as_of
         )
         return [registered.feature_view for registered in found], token
 
-    async def retired(self, kind: str) -> set[str]:
+    async def retired(self, kind: str, as_of: AsOf | None = None) -> set[str]:
         """Return the names of the retired of a kind, VIEW or SET."""
-        return await self._tables.query(lambda connection: projections.retired(connection, kind))
+        return await self._tables.query(lambda connection: projections.retired(connection, kind), as_of=as_of)
 
     async def register_set(self, *, request_id: str, feature_set: FeatureSet, min_position: int) -> tuple[str, int]:
         """Declare a feature set; return its version and the log position."""
@@ -126,10 +127,12 @@ class Features:
         )
         return outcome.position
 
-    async def feature_set(self, name: str, version: str = "", min_position: int = 0) -> FeatureSetRegistered:
+    async def feature_set(
+        self, name: str, version: str = "", min_position: int = 0, as_of: AsOf | None = None
+    ) -> FeatureSetRegistered:
         """Return a feature set. Raises FeatureSetUnknown."""
         found = await self._tables.query(
-            lambda connection: projections.feature_set(connection, name, version), min_position
+            lambda connection: projections.feature_set(connection, name, version), min_position, as_of
         )
         if found is None:
             of_version = f" of version {version[:64]}" if version else ""
@@ -144,11 +147,11 @@ class Features:
         return sorted(names | {view.feature_view.dataset for view in views.values()})
 
     async def sets_page(
-        self, size: int, token: str, include_retired: bool, min_position: int
+        self, size: int, token: str, include_retired: bool, min_position: int, as_of: AsOf | None
     ) -> tuple[list[FeatureSetRegistered], str]:
         """Return a page of feature sets by name, and the token of the next."""
         return await self._tables.query(
-            lambda connection: projections.sets_page(connection, size, token, include_retired), min_position
+            lambda connection: projections.sets_page(connection, size, token, include_retired), min_position, as_of
         )
 
     async def build_training_set(
@@ -220,11 +223,11 @@ class Features:
         return projections.resource(state.state.built, state.position)
 
     async def training_sets_page(
-        self, name: str, size: int, token: str, min_position: int
+        self, name: str, size: int, token: str, min_position: int, as_of: AsOf | None
     ) -> tuple[list[api.TrainingSet], str]:
         """Return a page of training sets, newest first, and the token of the next."""
         return await self._tables.query(
-            lambda connection: projections.training_sets(connection, name, size, token), min_position
+            lambda connection: projections.training_sets(connection, name, size, token), min_position, as_of
         )
 
     async def training_set_pieces(self, digest: str) -> AsyncIterator[bytes]:

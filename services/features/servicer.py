@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+from chassis.past import AsOf
 from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
 from lineal.api.features.v1.features_service_pb2_grpc import FeaturesServiceServicer
@@ -28,9 +29,9 @@ class FeaturesServicer(FeaturesServiceServicer):
         self, request: api.ListFeatureViewsRequest, context: Context
     ) -> api.ListFeatureViewsResponse:
         views, token = await self._features.views_page(
-            request.page_size, request.page_token, request.include_retired, request.min_position
+            request.page_size, request.page_token, request.include_retired, request.min_position, AsOf.of(request)
         )
-        retired = await self._features.retired(VIEW)
+        retired = await self._features.retired(VIEW, AsOf.of(request))
         return api.ListFeatureViewsResponse(
             feature_views=views, next_page_token=token, retired=[view.name for view in views if view.name in retired]
         )
@@ -52,16 +53,17 @@ class FeaturesServicer(FeaturesServiceServicer):
         return api.RegisterFeatureSetResponse(version=version, position=position)
 
     async def GetFeatureSet(self, request: api.GetFeatureSetRequest, context: Context) -> api.GetFeatureSetResponse:
-        found = await self._features.feature_set(request.name, request.version, request.min_position)
-        return _response(found, await self._features.datasets_of(found), await self._features.retired(SET))
+        as_of = AsOf.of(request)
+        found = await self._features.feature_set(request.name, request.version, request.min_position, as_of)
+        return _response(found, await self._features.datasets_of(found), await self._features.retired(SET, as_of))
 
     async def ListFeatureSets(
         self, request: api.ListFeatureSetsRequest, context: Context
     ) -> api.ListFeatureSetsResponse:
         found, token = await self._features.sets_page(
-            request.page_size, request.page_token, request.include_retired, request.min_position
+            request.page_size, request.page_token, request.include_retired, request.min_position, AsOf.of(request)
         )
-        retired = await self._features.retired(SET)
+        retired = await self._features.retired(SET, AsOf.of(request))
         return api.ListFeatureSetsResponse(
             feature_sets=[_response(entry, await self._features.datasets_of(entry), retired) for entry in found],
             next_page_token=token,
@@ -99,7 +101,7 @@ class FeaturesServicer(FeaturesServiceServicer):
         self, request: api.ListTrainingSetsRequest, context: Context
     ) -> api.ListTrainingSetsResponse:
         found, token = await self._features.training_sets_page(
-            request.feature_set, request.page_size, request.page_token, request.min_position
+            request.feature_set, request.page_size, request.page_token, request.min_position, AsOf.of(request)
         )
         return api.ListTrainingSetsResponse(training_sets=found, next_page_token=token)
 

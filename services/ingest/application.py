@@ -14,6 +14,7 @@ from chassis.artifacts import ArtifactStore
 from chassis.errors import NotFound, RuleViolated
 from chassis.events import EventLog
 from chassis.paging import PageTokenInvalid, last_key, page_size, page_token
+from chassis.past import AsOf
 from chassis.projection import ProjectionRunner
 from chassis.retirement import refuse_retired
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
@@ -100,18 +101,20 @@ class Ingest:
         self._acceptance.forget(name)
         return outcome.position
 
-    async def dataset(self, name: str, min_position: int = 0) -> api.GetDatasetResponse:
-        """Return a dataset with its counts. Raises DatasetUnknown."""
-        found = await self._tables.query(lambda connection: projections.dataset(connection, name), min_position)
+    async def dataset(self, name: str, min_position: int = 0, as_of: AsOf | None = None) -> api.GetDatasetResponse:
+        """Return a dataset with its counts, now or then. Raises DatasetUnknown."""
+        found = await self._tables.query(lambda c: projections.dataset(c, name), min_position, as_of)
         if found is None:
             raise _unknown(name)
         return found
 
     async def datasets_page(
-        self, size: int, token: str, include_retired: bool, min_position: int
+        self, size: int, token: str, include_retired: bool, min_position: int, as_of: AsOf | None
     ) -> tuple[list[api.GetDatasetResponse], str]:
         """Return a page of datasets by name, and the token of the next."""
-        return await self._tables.query(lambda c: projections.datasets(c, size, token, include_retired), min_position)
+        return await self._tables.query(
+            lambda c: projections.datasets(c, size, token, include_retired), min_position, as_of
+        )
 
     async def versions_page(
         self, name: str, size: int, token: str, min_position: int
@@ -126,10 +129,12 @@ class Ingest:
         """Validate and store batches in order; each is durable when its response is yielded."""
         return self._acceptance.accept(requests)
 
-    async def batches_page(self, dataset: str, size: int, token: str) -> tuple[list[api.Batch], str]:
+    async def batches_page(
+        self, dataset: str, size: int, token: str, as_of: AsOf | None
+    ) -> tuple[list[api.Batch], str]:
         """Return a page of a dataset's batches, newest first, and the token of the next."""
         await self._state(dataset)
-        return await self._tables.query(lambda connection: projections.batches(connection, dataset, size, token))
+        return await self._tables.query(lambda c: projections.batches(c, dataset, size, token), as_of=as_of)
 
     async def quarantined_page(
         self, dataset: str, size: int, token: str, min_position: int = 0
@@ -234,10 +239,12 @@ class Ingest:
         snapshot.profile_json = (await asyncio.to_thread(self._artifacts.read, profile_digest)).decode()
         return snapshot
 
-    async def snapshots_page(self, dataset: str, size: int, token: str) -> tuple[list[api.Snapshot], str]:
+    async def snapshots_page(
+        self, dataset: str, size: int, token: str, as_of: AsOf | None
+    ) -> tuple[list[api.Snapshot], str]:
         """Return a page of a dataset's snapshots, newest first, and the token of the next."""
         await self._state(dataset)
-        return await self._tables.query(lambda connection: projections.snapshots(connection, dataset, size, token))
+        return await self._tables.query(lambda c: projections.snapshots(c, dataset, size, token), as_of=as_of)
 
     async def snapshot_pieces(self, digest: str) -> AsyncIterator[bytes]:
         """Yield the rows of a snapshot as pieces of an Arrow IPC stream."""

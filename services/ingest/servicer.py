@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+from chassis.past import AsOf
 from lineal.api.ingest.v1 import ingest_service_pb2 as api
 from lineal.api.ingest.v1 import quarantine_service_pb2 as quarantine_api
 from lineal.api.ingest.v1 import vault_service_pb2 as vault_api
@@ -29,11 +30,11 @@ class IngestServicer(IngestServiceServicer):
         return api.RegisterDatasetResponse(schema_version=version, position=position)
 
     async def GetDataset(self, request: api.GetDatasetRequest, context: Context) -> api.GetDatasetResponse:
-        return await self._ingest.dataset(request.name, request.min_position)
+        return await self._ingest.dataset(request.name, request.min_position, AsOf.of(request))
 
     async def ListDatasets(self, request: api.ListDatasetsRequest, context: Context) -> api.ListDatasetsResponse:
         datasets, token = await self._ingest.datasets_page(
-            request.page_size, request.page_token, request.include_retired, request.min_position
+            request.page_size, request.page_token, request.include_retired, request.min_position, AsOf.of(request)
         )
         return api.ListDatasetsResponse(datasets=datasets, next_page_token=token)
 
@@ -58,7 +59,9 @@ class IngestServicer(IngestServiceServicer):
             yield response
 
     async def ListBatches(self, request: api.ListBatchesRequest, context: Context) -> api.ListBatchesResponse:
-        batches, token = await self._ingest.batches_page(request.dataset, request.page_size, request.page_token)
+        batches, token = await self._ingest.batches_page(
+            request.dataset, request.page_size, request.page_token, AsOf.of(request)
+        )
         return api.ListBatchesResponse(batches=batches, next_page_token=token)
 
     async def ListQuarantinedRows(
@@ -88,7 +91,9 @@ class IngestServicer(IngestServiceServicer):
         return api.GetSnapshotResponse(snapshot=await self._ingest.snapshot(request.digest))
 
     async def ListSnapshots(self, request: api.ListSnapshotsRequest, context: Context) -> api.ListSnapshotsResponse:
-        snapshots, token = await self._ingest.snapshots_page(request.dataset, request.page_size, request.page_token)
+        snapshots, token = await self._ingest.snapshots_page(
+            request.dataset, request.page_size, request.page_token, AsOf.of(request)
+        )
         return api.ListSnapshotsResponse(snapshots=snapshots, next_page_token=token)
 
     async def ReadSnapshot(

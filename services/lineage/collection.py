@@ -1,4 +1,4 @@
-"""Finds artifacts that no event names, and deletes them. Blocking.
+"""Finds artifacts that no event names, and what writers left behind, and deletes them. Blocking.
 
 An artifact is put before the event that names it is appended, and putting it again makes it young again. So what no
 event named when the log was read, and was not put for longer than that ever takes, is not named later without being put
@@ -11,6 +11,7 @@ from datetime import datetime
 
 from chassis.artifacts import ArtifactStore, StoredArtifact
 from chassis.errors import RuleViolated
+from chassis.leftovers import Leftover
 from lineal import merkle
 from services.lineage.named import Named
 from services.lineage.store import EventStore
@@ -25,16 +26,17 @@ class CannotTellNamed(RuleViolated):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a collection is, and the unnamed artifacts since the last one."""
+    """How far a collection is, and the unnamed artifacts and leftovers since the last one."""
 
     stage: str
     examined: int
     total: int
     unnamed: list[StoredArtifact] = field(default_factory=list)
+    leftovers: list[Leftover] = field(default_factory=list)
 
 
 class Collection:
-    """One collection of artifacts that were last put before a time."""
+    """One collection of artifacts that were last put before a time, and of leftovers of before."""
 
     def __init__(
         self, store: EventStore, artifacts: ArtifactStore, head: Callable[[], int], before: datetime, *, delete: bool
@@ -62,6 +64,8 @@ class Collection:
         for start in range(0, len(old), _ARTIFACTS):
             unnamed = [each for each in old[start : start + _ARTIFACTS] if self._collected(each)]
             yield Progress("unnamed", min(start + _ARTIFACTS, len(old)), len(old), unnamed)
+        left = list(self._artifacts.leftovers(self._before, delete=self._delete))
+        yield Progress("leftovers", len(left), len(left), leftovers=left)
 
     def _collected(self, each: StoredArtifact) -> bool:
         if self._is_named(each.digest):

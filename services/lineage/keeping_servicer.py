@@ -84,7 +84,7 @@ class KeepingServicer(Base):
     async def CollectArtifacts(
         self, request: api.CollectArtifactsRequest, _context: Any
     ) -> AsyncIterator[api.CollectArtifactsResponse]:
-        """List artifacts that nothing names, and delete them when asked to."""
+        """List artifacts that nothing names and leftovers, and delete them when asked to."""
         age = request.older_than.ToTimedelta() if request.HasField("older_than") else _COLLECTED_AGE
         if age < _YOUNGEST_COLLECTED:
             what = FieldViolation(
@@ -100,6 +100,8 @@ class KeepingServicer(Base):
             )
             for each in progress.unnamed:
                 response.unnamed.add(digest=each.digest, bytes=each.size).stored_time.FromDatetime(each.time)
+            for left in progress.leftovers:
+                response.leftovers.add(name=left.name, bytes=left.size).written_time.FromDatetime(left.time)
             yield response
 
 

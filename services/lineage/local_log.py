@@ -59,6 +59,6 @@ class LocalLog:
                 events = tuple(to_event(record.record) for record in delivered.records)
                 yield Delivery(events, delivered.examined, delivered.live)
 
-    async def head(self) -> int:
-        """Return the position of the newest event."""
-        return self._application.head()
+    async def head(self, then: datetime | None = None) -> int:
+        """Return the position of the newest event, now or then."""
+        return self._application.head() if then is None else await self._application.position_at(then)

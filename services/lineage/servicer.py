@@ -44,8 +44,10 @@ class LineageServicer(LineageServiceServicer):
         """Append events to one stream."""
         return await self._application.append(request, traceparent()[:_TRACEPARENT_CHARACTERS])
 
-    async def GetHead(self, _request: GetHeadRequest, _context: Any) -> GetHeadResponse:
-        """Return the position of the newest event."""
+    async def GetHead(self, request: GetHeadRequest, _context: Any) -> GetHeadResponse:
+        """Return the position of the newest event, now or then."""
+        if request.HasField("as_of_time"):
+            return GetHeadResponse(position=await self._application.position_at(to_datetime(request.as_of_time)))
         return GetHeadResponse(position=self._application.head())
 
     async def GetEvent(self, request: GetEventRequest, _context: Any) -> GetEventResponse:

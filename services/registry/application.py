@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.aggregate import Outcome, Repository
 from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, NotFound, RuleViolated
 from chassis.events import EventLog
 from chassis.ids import check_request_id
+from chassis.past import AsOf, until
 from chassis.projection import ProjectionRunner
 from chassis.retirement import refuse_retired
 from lineal.api.registry.v1 import registry_service_pb2 as api
@@ -70,23 +70,22 @@ class Registry:
         )
         return outcome.position
 
-    async def model(
-        self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None
-    ) -> api.GetModelResponse:
-        """Return a model, now or in the past. Raises ModelUnknown."""
-        if as_of_position or as_of_time is not None:
-            events = past.until(await self._log.read_stream(f"model/{name}"), as_of_position, as_of_time)
-            found = views.model_state(events)
+    async def model(self, name: str, as_of: AsOf | None = None) -> api.GetModelResponse:
+        """Return a model, now or then. Raises ModelUnknown."""
+        if as_of:
+            found = views.model_state(until(await self._log.read_stream(f"model/{name}"), as_of))
         else:
             found = (await self._models.load(name)).state
         if found.model is None:
-            then = "was not declared then" if as_of_position or as_of_time is not None else "was never declared"
+            then = "was not declared then" if as_of else "was never declared"
             raise ModelUnknown(f"model {name!r} {then}; `lineal apply` declares it")
         return api.GetModelResponse(model=found.model, retired=found.retired)
 
     async def models_page(self, request: api.ListModelsRequest) -> api.ListModelsResponse:
         """Return a page of models by name, and the token of the next."""
-        return await self._tables.query(lambda c: projections.models(c, request), request.min_position)
+        return await self._tables.query(
+            lambda c: projections.models(c, request), request.min_position, AsOf.of(request)
+        )
 
     # Bundles
 
@@ -162,18 +161,18 @@ class Registry:
         )
         return outcome.position
 
-    async def bundle(self, digest: str, as_of_position: int, as_of_time: Timestamp | None) -> Bundle:
-        """Return a bundle, now or in the past. Raises BundleUnknown, DigestAmbiguous."""
+    async def bundle(self, digest: str, as_of: AsOf | None) -> Bundle:
+        """Return a bundle, now or then. Raises BundleUnknown, DigestAmbiguous."""
         digest = await self.full_digest(digest)
         events = await self._log.read_stream(f"bundle/{digest}")
-        view = views.bundle_view(past.until(events, as_of_position, as_of_time))
+        view = views.bundle_view(until(events, as_of))
         if not view.digest:
             raise bundles.BundleUnknown(f"bundle {digest[:12]} was not registered then")
         return view
 
-    async def bundles_page(self, model: str, size: int, token: str) -> tuple[list[Bundle], str]:
+    async def bundles_page(self, request: api.ListBundlesRequest) -> tuple[list[Bundle], str]:
         """Return a page of bundles, newest first, and the token of the next."""
-        return await self._tables.query(lambda connection: projections.bundles_of(connection, model, size, token))
+        return await self._tables.query(lambda c: projections.bundles_of(c, request), as_of=AsOf.of(request))
 
     async def full_digest(self, digest: str) -> str:
         """Return the bundle digest that begins so. Raises DigestAmbiguous, BundleUnknown."""
@@ -211,12 +210,9 @@ class Registry:
         decided = await self._decide(name, request_id, lambda state: endpoints.suspend(state, suspended, reason=reason))
         return decided.position
 
-    async def endpoint(
-        self, name: str, as_of_position: int = 0, as_of_time: Timestamp | None = None
-    ) -> api.GetEndpointResponse:
-        """Return an endpoint, now or in the past. Raises EndpointUnknown."""
-        events = await self._log.read_stream(f"endpoint/{name}")
-        view = views.endpoint_view(past.until(events, as_of_position, as_of_time))
+    async def endpoint(self, name: str, as_of: AsOf | None = None) -> api.GetEndpointResponse:
+        """Return an endpoint, now or then. Raises EndpointUnknown."""
+        view = await self._endpoint_view(name, as_of)
         if not view.endpoint.name:
             raise _unknown(name)
         if view.HasField("champion") and not view.champion.approved_by:
@@ -225,10 +221,11 @@ class Registry:
 
     async def endpoints_page(self, request: api.ListEndpointsRequest) -> tuple[list[api.GetEndpointResponse], str]:
         """Return a page of endpoints by name, and the token of the next."""
+        as_of = AsOf.of(request)
         names, following = await self._tables.query(
-            lambda c: projections.endpoint_names(c, request), request.min_position
+            lambda c: projections.endpoint_names(c, request), request.min_position, as_of
         )
-        return [views.endpoint_view(await self._log.read_stream(f"endpoint/{name}")) for name in names], following
+        return [await self._endpoint_view(name, as_of) for name in names], following
 
     async def change_arms(
         self, *, request_id: str, endpoint: str, generation: int, arms: Sequence[Arm], saga_id: str, reason: str
@@ -347,23 +344,23 @@ class Registry:
         )
         return digest, outcome.position
 
-    async def saga(
-        self, saga_id: str, min_position: int, as_of_position: int = 0, as_of_time: Timestamp | None = None
-    ) -> Saga:
+    async def saga(self, saga_id: str, min_position: int, as_of: AsOf | None = None) -> Saga:
         """Return a saga with its steps, as the log has it now or had it then. Raises SagaUnknown."""
         # Whoever has just asked for a saga wants to see it.
         known = max(min_position, await self._log.head())
         found = await self._tables.query(lambda connection: projections.saga(connection, saga_id), known)
-        if found is not None and (as_of_position or as_of_time is not None):
-            events = await self._log.read_stream(f"endpoint/{found.endpoint}")
-            found = views.saga_view(past.until(events, as_of_position, as_of_time), saga_id)
+        if found is not None and as_of:
+            found = views.saga_view(until(await self._log.read_stream(f"endpoint/{found.endpoint}"), as_of), saga_id)
         if found is None:
             raise SagaUnknown(f"there is no saga {saga_id!r}; `lineal sagas` lists them")
         return found
 
-    async def sagas_page(self, endpoint: str, size: int, token: str) -> tuple[list[Saga], str]:
+    async def sagas_page(self, request: api.ListSagasRequest) -> tuple[list[Saga], str]:
         """Return a page of sagas, newest first, and the token of the next."""
-        return await self._tables.query(lambda connection: projections.sagas_of(connection, endpoint, size, token))
+        return await self._tables.query(lambda c: projections.sagas_of(c, request), as_of=AsOf.of(request))
+
+    async def _endpoint_view(self, name: str, as_of: AsOf | None) -> api.GetEndpointResponse:
+        return views.endpoint_view(until(await self._log.read_stream(f"endpoint/{name}"), as_of))
 
     async def _usable_model(self, name: str, field: str) -> Model:
         found = await self.model(name)

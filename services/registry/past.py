@@ -1,39 +1,19 @@
-"""What was known at a position or a time, and how what stands came to be."""
+"""How what stands came to be: who is champion, since when, on whose word."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from chassis.errors import FieldViolation, InvalidArgument
 from chassis.events import Event
+from chassis.past import AsOf, until
 from lineal.api.registry.v1.endpoint_pb2 import Saga
 from lineal.api.registry.v1.events_pb2 import ArmsChanged, BundleApproved, SagaApproved, SagaRequested
 from lineal.api.registry.v1.registry_service_pb2 import Championship
 from services.registry import endpoint as endpoints
 
 
-def until(events: Iterable[Event], position: int, moment: Timestamp | None) -> list[Event]:
-    """Return the events at or before a position or a recorded time; position 0 and time None are now.
-
-    Raises InvalidArgument when both are given.
-    """
-    if position and moment is not None:
-        raise InvalidArgument(
-            "as_of_position and as_of_time exclude each other", [FieldViolation("as_of_time", "give one of the two")]
-        )
-    if position:
-        return [event for event in events if event.position <= position]
-    if moment is not None:
-        instant = moment.ToDatetime(tzinfo=UTC)
-        return [event for event in events if event.recorded_time <= instant]
-    return list(events)
-
-
 def approved(champion: Championship, bundle: Iterable[Event]) -> None:
     """Add who approved the bundle, and why, from its stream up to when it became the champion."""
-    for event in until(bundle, champion.position, None):
+    for event in until(bundle, AsOf(champion.position)):
         if isinstance(event.message, BundleApproved):
             _approve(champion, event, event.message.reason)
 

@@ -24,7 +24,13 @@ from chassis.paging import last_key, last_position, page_size, page_token
 from lineal.api.registry.v1 import events_pb2 as events
 from lineal.api.registry.v1.endpoint_pb2 import Saga
 from lineal.api.registry.v1.model_pb2 import Bundle, BundleState, Model
-from lineal.api.registry.v1.registry_service_pb2 import ListEndpointsRequest, ListModelsRequest, ListModelsResponse
+from lineal.api.registry.v1.registry_service_pb2 import (
+    ListBundlesRequest,
+    ListEndpointsRequest,
+    ListModelsRequest,
+    ListModelsResponse,
+    ListSagasRequest,
+)
 from services.registry import bundle as bundles
 from services.registry.views import evolve_bundle, evolve_saga, requested_saga
 
@@ -173,15 +179,16 @@ def users_of_model(connection: Connection, name: str) -> list[str]:
     return [f"endpoint {found!r}" for found in connection.execute(query.order_by(_endpoints.c.name)).scalars()]
 
 
-def bundles_of(connection: Connection, model: str, asked: int, token: str) -> tuple[list[Bundle], str]:
+def bundles_of(connection: Connection, request: ListBundlesRequest) -> tuple[list[Bundle], str]:
     """Return a page of bundles, newest first, and the token of the next."""
     query = select(_bundles.c.body, _bundles.c.register_position).where(
-        _bundles.c.register_position < last_position(token)
+        _bundles.c.register_position < last_position(request.page_token)
     )
-    if model:
-        query = query.where(_bundles.c.model == model)
-    rows = connection.execute(query.order_by(_bundles.c.register_position.desc()).limit(page_size(asked) + 1)).all()
-    found = rows[: page_size(asked)]
+    if request.model:
+        query = query.where(_bundles.c.model == request.model)
+    size = page_size(request.page_size)
+    rows = connection.execute(query.order_by(_bundles.c.register_position.desc()).limit(size + 1)).all()
+    found = rows[:size]
     following = page_token(str(found[-1].register_position)) if len(rows) > len(found) else ""
     return [Bundle.FromString(row.body) for row in found], following
 
@@ -223,13 +230,15 @@ def saga(connection: Connection, saga_id: str) -> Saga | None:
     return None if body is None else Saga.FromString(body)
 
 
-def sagas_of(connection: Connection, endpoint: str, asked: int, token: str) -> tuple[list[Saga], str]:
+def sagas_of(connection: Connection, request: ListSagasRequest) -> tuple[list[Saga], str]:
     """Return a page of sagas without steps, newest first, and the token of the next."""
-    query = select(_sagas.c.body, _sagas.c.request_position).where(_sagas.c.request_position < last_position(token))
-    if endpoint:
-        query = query.where(_sagas.c.endpoint == endpoint)
-    rows = connection.execute(query.order_by(_sagas.c.request_position.desc()).limit(page_size(asked) + 1)).all()
-    found = rows[: page_size(asked)]
+    place = _sagas.c.request_position
+    query = select(_sagas.c.body, place).where(place < last_position(request.page_token))
+    if request.endpoint:
+        query = query.where(_sagas.c.endpoint == request.endpoint)
+    size = page_size(request.page_size)
+    rows = connection.execute(query.order_by(place.desc()).limit(size + 1)).all()
+    found = rows[:size]
     following = page_token(str(found[-1].request_position)) if len(rows) > len(found) else ""
     sagas = [Saga.FromString(row.body) for row in found]
     for listed in sagas:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from chassis.past import AsOf
 from lineal.api.registry.v1 import registry_service_pb2 as api
 from lineal.api.registry.v1.registry_service_pb2_grpc import RegistryServiceServicer
 from services.registry import replica
@@ -25,8 +26,7 @@ class RegistryServicer(RegistryServiceServicer):
         return api.RegisterModelResponse(position=position)
 
     async def GetModel(self, request: api.GetModelRequest, context: Context) -> api.GetModelResponse:
-        moment = request.as_of_time if request.HasField("as_of_time") else None
-        return await self._registry.model(request.name, request.as_of_position, moment)
+        return await self._registry.model(request.name, AsOf.of(request))
 
     async def ListModels(self, request: api.ListModelsRequest, context: Context) -> api.ListModelsResponse:
         return await self._registry.models_page(request)
@@ -44,11 +44,10 @@ class RegistryServicer(RegistryServiceServicer):
         return api.RegisterBundleResponse(position=position)
 
     async def GetBundle(self, request: api.GetBundleRequest, context: Context) -> api.GetBundleResponse:
-        moment = request.as_of_time if request.HasField("as_of_time") else None
-        return api.GetBundleResponse(bundle=await self._registry.bundle(request.digest, request.as_of_position, moment))
+        return api.GetBundleResponse(bundle=await self._registry.bundle(request.digest, AsOf.of(request)))
 
     async def ListBundles(self, request: api.ListBundlesRequest, context: Context) -> api.ListBundlesResponse:
-        bundles, token = await self._registry.bundles_page(request.model, request.page_size, request.page_token)
+        bundles, token = await self._registry.bundles_page(request)
         return api.ListBundlesResponse(bundles=bundles, next_page_token=token)
 
     async def EvaluateGates(self, request: api.EvaluateGatesRequest, context: Context) -> api.EvaluateGatesResponse:
@@ -103,8 +102,7 @@ class RegistryServicer(RegistryServiceServicer):
         return api.RegisterEndpointResponse(position=position)
 
     async def GetEndpoint(self, request: api.GetEndpointRequest, context: Context) -> api.GetEndpointResponse:
-        moment = request.as_of_time if request.HasField("as_of_time") else None
-        return await self._registry.endpoint(request.name, request.as_of_position, moment)
+        return await self._registry.endpoint(request.name, AsOf.of(request))
 
     async def ListEndpoints(self, request: api.ListEndpointsRequest, context: Context) -> api.ListEndpointsResponse:
         endpoints, token = await self._registry.endpoints_page(request)
@@ -209,12 +207,11 @@ class RegistryServicer(RegistryServiceServicer):
         return api.ArchiveSagaResponse(history_digest=digest, position=position)
 
     async def GetSaga(self, request: api.GetSagaRequest, context: Context) -> api.GetSagaResponse:
-        moment = request.as_of_time if request.HasField("as_of_time") else None
-        found = await self._registry.saga(request.saga_id, request.min_position, request.as_of_position, moment)
+        found = await self._registry.saga(request.saga_id, request.min_position, AsOf.of(request))
         return api.GetSagaResponse(saga=found)
 
     async def ListSagas(self, request: api.ListSagasRequest, context: Context) -> api.ListSagasResponse:
-        sagas, token = await self._registry.sagas_page(request.endpoint, request.page_size, request.page_token)
+        sagas, token = await self._registry.sagas_page(request)
         return api.ListSagasResponse(sagas=sagas, next_page_token=token)
 
     async def RenewLease(self, request: api.RenewLeaseRequest, context: Context) -> api.RenewLeaseResponse:

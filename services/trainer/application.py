@@ -17,6 +17,7 @@ from chassis.context import deadline_in
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, NotFound, RuleViolated
 from chassis.events import EventLog
 from chassis.ids import check_request_id, request_id_from
+from chassis.past import AsOf
 from chassis.projection import ProjectionRunner
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
 from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureColumn
@@ -147,9 +148,11 @@ class Trainer:
             raise RunUnknown(f"there is no run {run_id!r}; `lineal runs` lists them")
         return found
 
-    async def runs_page(self, model: str, size: int, token: str) -> tuple[list[Run], str]:
+    async def runs_page(self, model: str, size: int, token: str, as_of: AsOf | None) -> tuple[list[Run], str]:
         """Return a page of runs, newest first, and the token of the next."""
-        return await self._tables.query(lambda connection: projections.runs_of(connection, model, size, token))
+        return await self._tables.query(
+            lambda connection: projections.runs_of(connection, model, size, token), as_of=as_of
+        )
 
     async def take_up(self) -> None:
         """Start the jobs of runs that a crash interrupted."""

@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.errors import FieldViolation, InvalidArgument
+from chassis.past import AsOf
 from lineal.api.trainer.v1 import trainer_service_pb2 as api
 from lineal.api.trainer.v1.trainer_service_pb2_grpc import TrainerServiceServicer
 from services.trainer.application import Trainer
@@ -40,7 +41,9 @@ class TrainerServicer(TrainerServiceServicer):
         return api.GetRunResponse(run=await self._trainer.run(request.run_id))
 
     async def ListRuns(self, request: api.ListRunsRequest, context: Context) -> api.ListRunsResponse:
-        runs, token = await self._trainer.runs_page(request.model, request.page_size, request.page_token)
+        runs, token = await self._trainer.runs_page(
+            request.model, request.page_size, request.page_token, AsOf.of(request)
+        )
         return api.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def EvaluateBundles(

@@ -127,18 +127,25 @@ async def test_the_catalog_finds_by_column_owner_and_description(suite: Suite, t
     project.mkdir()
     (project / "shop.yaml").write_text(SHOP.read_text())
 
-    def story() -> None:
+    def story() -> int:
         with Client(suite.profile) as client:
             client.apply(project)
             assert names(client, "UNPAID_30d") == [("FeatureView", "customer"), ("FeatureSet", "order")]
             assert names(client, "shop late") == [("Dataset", "payments")]
             assert names(client, "checkout") == [("Endpoint", "unpaid")]
+            return head(client)
 
-    await asyncio.to_thread(story)
+    declared = await asyncio.to_thread(story)
     code, out = await lineal(suite, "retire", "endpoint", "unpaid", "--reason", "closed")
     assert (code, out.split(" (position")[0]) == (0, "endpoint unpaid is retired")
     code, out = await lineal(suite, "catalog", "checkout", "--retired")
     assert (code, "unpaid (retired)" in out) == (0, True)
+    code, out = await lineal(suite, "catalog", "checkout")
+    assert (code, "unpaid" in out) == (0, False)
+    code, out = await lineal(suite, "catalog", "checkout", "--position", str(declared))
+    assert (code, "unpaid (retired)" in out, "unpaid" in out) == (0, False, True)
+    code, out = await lineal(suite, "catalog", "checkout", "--at", "2001-01-01")
+    assert (code, "unpaid" in out) == (0, False)
     code, out = await lineal(suite, "plan", str(project))
     assert code == 2
     assert "^ Endpoint unpaid: brought back" in out.splitlines()

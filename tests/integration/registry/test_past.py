@@ -162,3 +162,43 @@ async def test_a_saga_and_a_model_are_as_they_were(suite: Suite) -> None:
     for asked_for, description in ((position, "other"), (position - 1, ""), (0, "other")):
         found = await stub.GetModel(api.GetModelRequest(name="delay", as_of_position=asked_for))
         assert found.model.description == description
+
+
+async def test_lists_are_as_they_were(suite: Suite) -> None:
+    stub = await prepared(suite)
+    old, new = [await registered(suite, stub, number) for number in (1, 2)]
+    await approve(stub, new, "ada", "good")
+    approval = await approve(stub, old, "ada", "good")
+    first = await crown(stub, old, 0, "ada", "first release")
+    release = api.RequestReleaseRequest(
+        request_id=new_request_id(), endpoint="delays", bundle_digest=new, reason="better"
+    )
+    asked = await stub.RequestRelease(release)
+    declared = api.RegisterModelRequest(request_id=new_request_id(), model=Model(name="fares"))
+    last = (await stub.RegisterModel(declared)).position
+
+    async def then(**moment: Any) -> tuple[list[str], list[Any], list[int], list[str]]:
+        models = (await stub.ListModels(api.ListModelsRequest(**moment))).models
+        bundles = (await stub.ListBundles(api.ListBundlesRequest(**moment))).bundles
+        endpoints = (await stub.ListEndpoints(api.ListEndpointsRequest(**moment))).endpoints
+        sagas = (await stub.ListSagas(api.ListSagasRequest(**moment))).sagas
+        return (
+            [model.name for model in models],
+            [bundle.state for bundle in bundles],
+            [endpoint.generation for endpoint in endpoints],
+            [saga.saga_id for saga in sagas],
+        )
+
+    ready, gated = BundleState.BUNDLE_STATE_RELEASABLE, BundleState.BUNDLE_STATE_GATED
+    # Forwards, back, and forwards again: the past is not where the reader before has left it.
+    assert await then(as_of_position=last) == (["delay", "fares"], [ready, ready], [1], [asked.saga_id])
+    assert await then(as_of_position=first) == (["delay"], [ready, ready], [1], [])
+    assert await then(as_of_position=approval - 1) == (["delay"], [ready, gated], [0], [])
+    assert await then(as_of_position=asked.position) == (["delay"], [ready, ready], [1], [asked.saga_id])
+    start = to_datetime((await stub.GetEndpoint(api.GetEndpointRequest(name="delays"))).champion.start_time)
+    assert await then(as_of_time=to_timestamp(start - MICROSECOND)) == (["delay"], [ready, ready], [0], [])
+    assert await then(as_of_time=to_timestamp(start - timedelta(days=1))) == ([], [], [], [])
+    with pytest.raises(grpc.aio.AioRpcError, match="exclude each other"):
+        await then(as_of_position=1, as_of_time=to_timestamp(start))
+    with pytest.raises(grpc.aio.AioRpcError, match="is asked for"):
+        await stub.ListModels(api.ListModelsRequest(as_of_position=last + 1), timeout=0.5)

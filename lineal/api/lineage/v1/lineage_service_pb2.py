@@ -27,15 +27,15 @@ from lineal.api.lineage.v1 import graph_pb2 as lineal_dot_api_dot_lineage_dot_v1
 from lineal.api.lineage.v1 import record_pb2 as lineal_dot_api_dot_lineage_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/lineage/v1/lineage_service.proto\x12\x15lineal.api.lineage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!lineal/api/lineage/v1/graph.proto\x1a\"lineal/api/lineage/v1/record.proto\"\xdd\x01\n\x13\x41ppendEventsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1f.lineal.api.lineage.v1.NewEvent\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x06 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\tB\x14\n\x12_expected_revision\"E\n\rAppendedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\"x\n\x14\x41ppendEventsResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x34\n\x06\x65vents\x18\x02 \x03(\x0b\x32$.lineal.api.lineage.v1.AppendedEvent\x12\x18\n\x10repeated_request\x18\x03 \x01(\x08\"\x10\n\x0eGetHeadRequest\"#\n\x0fGetHeadResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\"@\n\x0fGetEventRequest\x12\x12\n\x08position\x18\x01 \x01(\x04H\x00\x12\x12\n\x08\x65vent_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"G\n\x10GetEventResponse\x12\x33\n\x06record\x18\x01 \x01(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\"N\n\x11ReadStreamRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04\x12\x11\n\tpage_size\x18\x03 \x01(\r\"a\n\x12ReadStreamResponse\x12\x34\n\x07records\x18\x01 \x03(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\x12\x15\n\rhead_revision\x18\x02 \x01(\x04\"\xd5\x01\n\x11ListEventsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\".lineal.api.lineage.v1.EventFilter\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x04\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x37\n\x13recorded_until_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x12ListEventsResponse\x12\x34\n\x07records\x18\x01 \x03(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_position\x18\x01 \x01(\x04\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".lineal.api.lineage.v1.EventFilter\"r\n\x11SubscribeResponse\x12\x34\n\x07records\x18\x01 \x03(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\x12\x19\n\x11\x65xamined_position\x18\x02 \x01(\x04\x12\x0c\n\x04live\x18\x03 \x01(\x08\"\xc2\x01\n\x11GetLineageRequest\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.lineal.api.lineage.v1.NodeKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\tdirection\x18\x03 \x01(\x0e\x32 .lineal.api.lineage.v1.Direction\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x96\x01\n\x12GetLineageResponse\x12)\n\x04node\x18\x01 \x01(\x0b\x32\x1b.lineal.api.lineage.v1.Node\x12*\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x1b.lineal.api.lineage.v1.Edge\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x04*V\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44IRECTION_PROVENANCE\x10\x01\x12\x14\n\x10\x44IRECTION_IMPACT\x10\x02\x32\xbb\x05\n\x0eLineageService\x12g\n\x0c\x41ppendEvents\x12*.lineal.api.lineage.v1.AppendEventsRequest\x1a+.lineal.api.lineage.v1.AppendEventsResponse\x12X\n\x07GetHead\x12%.lineal.api.lineage.v1.GetHeadRequest\x1a&.lineal.api.lineage.v1.GetHeadResponse\x12[\n\x08GetEvent\x12&.lineal.api.lineage.v1.GetEventRequest\x1a\'.lineal.api.lineage.v1.GetEventResponse\x12\x61\n\nReadStream\x12(.lineal.api.lineage.v1.ReadStreamRequest\x1a).lineal.api.lineage.v1.ReadStreamResponse\x12\x61\n\nListEvents\x12(.lineal.api.lineage.v1.ListEventsRequest\x1a).lineal.api.lineage.v1.ListEventsResponse\x12`\n\tSubscribe\x12\'.lineal.api.lineage.v1.SubscribeRequest\x1a(.lineal.api.lineage.v1.SubscribeResponse0\x01\x12\x61\n\nGetLineage\x12(.lineal.api.lineage.v1.GetLineageRequest\x1a).lineal.api.lineage.v1.GetLineageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/lineage/v1/lineage_service.proto\x12\x15lineal.api.lineage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!lineal/api/lineage/v1/graph.proto\x1a\"lineal/api/lineage/v1/record.proto\"\xdd\x01\n\x13\x41ppendEventsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x1f.lineal.api.lineage.v1.NewEvent\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x06 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x07 \x01(\tB\x14\n\x12_expected_revision\"E\n\rAppendedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\"x\n\x14\x41ppendEventsResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x34\n\x06\x65vents\x18\x02 \x03(\x0b\x32$.lineal.api.lineage.v1.AppendedEvent\x12\x18\n\x10repeated_request\x18\x03 \x01(\x08\"@\n\x0eGetHeadRequest\x12.\n\nas_of_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x0fGetHeadResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\"@\n\x0fGetEventRequest\x12\x12\n\x08position\x18\x01 \x01(\x04H\x00\x12\x12\n\x08\x65vent_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"G\n\x10GetEventResponse\x12\x33\n\x06record\x18\x01 \x01(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\"N\n\x11ReadStreamRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04\x12\x11\n\tpage_size\x18\x03 \x01(\r\"a\n\x12ReadStreamResponse\x12\x34\n\x07records\x18\x01 \x03(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\x12\x15\n\rhead_revision\x18\x02 \x01(\x04\"\xd5\x01\n\x11ListEventsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\".lineal.api.lineage.v1.EventFilter\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x04\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x37\n\x13recorded_until_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x12ListEventsResponse\x12\x34\n\x07records\x18\x01 \x03(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_position\x18\x01 \x01(\x04\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".lineal.api.lineage.v1.EventFilter\"r\n\x11SubscribeResponse\x12\x34\n\x07records\x18\x01 \x03(\x0b\x32#.lineal.api.lineage.v1.StoredRecord\x12\x19\n\x11\x65xamined_position\x18\x02 \x01(\x04\x12\x0c\n\x04live\x18\x03 \x01(\x08\"\xc2\x01\n\x11GetLineageRequest\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.lineal.api.lineage.v1.NodeKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\tdirection\x18\x03 \x01(\x0e\x32 .lineal.api.lineage.v1.Direction\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x96\x01\n\x12GetLineageResponse\x12)\n\x04node\x18\x01 \x01(\x0b\x32\x1b.lineal.api.lineage.v1.Node\x12*\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x1b.lineal.api.lineage.v1.Edge\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x04*V\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44IRECTION_PROVENANCE\x10\x01\x12\x14\n\x10\x44IRECTION_IMPACT\x10\x02\x32\xbb\x05\n\x0eLineageService\x12g\n\x0c\x41ppendEvents\x12*.lineal.api.lineage.v1.AppendEventsRequest\x1a+.lineal.api.lineage.v1.AppendEventsResponse\x12X\n\x07GetHead\x12%.lineal.api.lineage.v1.GetHeadRequest\x1a&.lineal.api.lineage.v1.GetHeadResponse\x12[\n\x08GetEvent\x12&.lineal.api.lineage.v1.GetEventRequest\x1a\'.lineal.api.lineage.v1.GetEventResponse\x12\x61\n\nReadStream\x12(.lineal.api.lineage.v1.ReadStreamRequest\x1a).lineal.api.lineage.v1.ReadStreamResponse\x12\x61\n\nListEvents\x12(.lineal.api.lineage.v1.ListEventsRequest\x1a).lineal.api.lineage.v1.ListEventsResponse\x12`\n\tSubscribe\x12\'.lineal.api.lineage.v1.SubscribeRequest\x1a(.lineal.api.lineage.v1.SubscribeResponse0\x01\x12\x61\n\nGetLineage\x12(.lineal.api.lineage.v1.GetLineageRequest\x1a).lineal.api.lineage.v1.GetLineageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.lineage.v1.lineage_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIRECTION']._serialized_start=1843
-  _globals['_DIRECTION']._serialized_end=1929
+  _globals['_DIRECTION']._serialized_start=1891
+  _globals['_DIRECTION']._serialized_end=1977
   _globals['_APPENDEVENTSREQUEST']._serialized_start=175
   _globals['_APPENDEVENTSREQUEST']._serialized_end=396
   _globals['_APPENDEDEVENT']._serialized_start=398
@@ -43,29 +43,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDEVENTSRESPONSE']._serialized_start=469
   _globals['_APPENDEVENTSRESPONSE']._serialized_end=589
   _globals['_GETHEADREQUEST']._serialized_start=591
-  _globals['_GETHEADREQUEST']._serialized_end=607
-  _globals['_GETHEADRESPONSE']._serialized_start=609
-  _globals['_GETHEADRESPONSE']._serialized_end=644
-  _globals['_GETEVENTREQUEST']._serialized_start=646
-  _globals['_GETEVENTREQUEST']._serialized_end=710
-  _globals['_GETEVENTRESPONSE']._serialized_start=712
-  _globals['_GETEVENTRESPONSE']._serialized_end=783
-  _globals['_READSTREAMREQUEST']._serialized_start=785
-  _globals['_READSTREAMREQUEST']._serialized_end=863
-  _globals['_READSTREAMRESPONSE']._serialized_start=865
-  _globals['_READSTREAMRESPONSE']._serialized_end=962
-  _globals['_LISTEVENTSREQUEST']._serialized_start=965
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1178
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1180
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1279
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=1281
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1375
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1377
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1491
-  _globals['_GETLINEAGEREQUEST']._serialized_start=1494
-  _globals['_GETLINEAGEREQUEST']._serialized_end=1688
-  _globals['_GETLINEAGERESPONSE']._serialized_start=1691
-  _globals['_GETLINEAGERESPONSE']._serialized_end=1841
-  _globals['_LINEAGESERVICE']._serialized_start=1932
-  _globals['_LINEAGESERVICE']._serialized_end=2631
+  _globals['_GETHEADREQUEST']._serialized_end=655
+  _globals['_GETHEADRESPONSE']._serialized_start=657
+  _globals['_GETHEADRESPONSE']._serialized_end=692
+  _globals['_GETEVENTREQUEST']._serialized_start=694
+  _globals['_GETEVENTREQUEST']._serialized_end=758
+  _globals['_GETEVENTRESPONSE']._serialized_start=760
+  _globals['_GETEVENTRESPONSE']._serialized_end=831
+  _globals['_READSTREAMREQUEST']._serialized_start=833
+  _globals['_READSTREAMREQUEST']._serialized_end=911
+  _globals['_READSTREAMRESPONSE']._serialized_start=913
+  _globals['_READSTREAMRESPONSE']._serialized_end=1010
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1013
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1226
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1228
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1327
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=1329
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1423
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1425
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1539
+  _globals['_GETLINEAGEREQUEST']._serialized_start=1542
+  _globals['_GETLINEAGEREQUEST']._serialized_end=1736
+  _globals['_GETLINEAGERESPONSE']._serialized_start=1739
+  _globals['_GETLINEAGERESPONSE']._serialized_end=1889
+  _globals['_LINEAGESERVICE']._serialized_start=1980
+  _globals['_LINEAGESERVICE']._serialized_end=2679
 # @@protoc_insertion_point(module_scope)

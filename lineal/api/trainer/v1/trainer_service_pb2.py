@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lineal.api.trainer.v1 import run_pb2 as lineal_dot_api_dot_trainer_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/trainer/v1/trainer_service.proto\x12\x15lineal.api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flineal/api/trainer/v1/run.proto\"\x88\x01\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x03 \x01(\t\x12\x35\n\nparameters\x18\x04 \x01(\x0b\x32!.lineal.api.trainer.v1.Parameters\"4\n\x10StartRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\"!\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"m\n\x10WatchRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.lineal.api.trainer.v1.Run\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x12\n\nsteps_done\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"9\n\x0eGetRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.lineal.api.trainer.v1.Run\"G\n\x0fListRunsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x10ListRunsResponse\x12(\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.lineal.api.trainer.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbf\x01\n\x16\x45valuateBundlesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x62undle_digests\x18\x03 \x03(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x17\x45valuateBundlesResponse\x12\x35\n\nevaluation\x18\x01 \x01(\x0b\x32!.lineal.api.trainer.v1.Evaluation\x12\x19\n\x11\x65valuation_digest\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x04\"q\n\x11ImportModelHeader\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\n\n_threshold\"i\n\x12ImportModelRequest\x12:\n\x06header\x18\x01 \x01(\x0b\x32(.lineal.api.trainer.v1.ImportModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\">\n\x13ImportModelResponse\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\"\'\n\x0eGetCardRequest\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"#\n\x0fGetCardResponse\x12\x10\n\x08markdown\x18\x01 \x01(\t2\xb4\x05\n\x0eTrainerService\x12[\n\x08StartRun\x12&.lineal.api.trainer.v1.StartRunRequest\x1a\'.lineal.api.trainer.v1.StartRunResponse\x12]\n\x08WatchRun\x12&.lineal.api.trainer.v1.WatchRunRequest\x1a\'.lineal.api.trainer.v1.WatchRunResponse0\x01\x12U\n\x06GetRun\x12$.lineal.api.trainer.v1.GetRunRequest\x1a%.lineal.api.trainer.v1.GetRunResponse\x12[\n\x08ListRuns\x12&.lineal.api.trainer.v1.ListRunsRequest\x1a\'.lineal.api.trainer.v1.ListRunsResponse\x12p\n\x0f\x45valuateBundles\x12-.lineal.api.trainer.v1.EvaluateBundlesRequest\x1a..lineal.api.trainer.v1.EvaluateBundlesResponse\x12\x66\n\x0bImportModel\x12).lineal.api.trainer.v1.ImportModelRequest\x1a*.lineal.api.trainer.v1.ImportModelResponse(\x01\x12X\n\x07GetCard\x12%.lineal.api.trainer.v1.GetCardRequest\x1a&.lineal.api.trainer.v1.GetCardResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/trainer/v1/trainer_service.proto\x12\x15lineal.api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flineal/api/trainer/v1/run.proto\"\x88\x01\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x03 \x01(\t\x12\x35\n\nparameters\x18\x04 \x01(\x0b\x32!.lineal.api.trainer.v1.Parameters\"4\n\x10StartRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\"!\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"m\n\x10WatchRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.lineal.api.trainer.v1.Run\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x12\n\nsteps_done\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"9\n\x0eGetRunResponse\x12\'\n\x03run\x18\x01 \x01(\x0b\x32\x1a.lineal.api.trainer.v1.Run\"\x8f\x01\n\x0fListRunsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0e\x61s_of_position\x18\x04 \x01(\x04\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x10ListRunsResponse\x12(\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.lineal.api.trainer.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbf\x01\n\x16\x45valuateBundlesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x62undle_digests\x18\x03 \x03(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x17\x45valuateBundlesResponse\x12\x35\n\nevaluation\x18\x01 \x01(\x0b\x32!.lineal.api.trainer.v1.Evaluation\x12\x19\n\x11\x65valuation_digest\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x04\"q\n\x11ImportModelHeader\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\n\n_threshold\"i\n\x12ImportModelRequest\x12:\n\x06header\x18\x01 \x01(\x0b\x32(.lineal.api.trainer.v1.ImportModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\">\n\x13ImportModelResponse\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\"\'\n\x0eGetCardRequest\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"#\n\x0fGetCardResponse\x12\x10\n\x08markdown\x18\x01 \x01(\t2\xb4\x05\n\x0eTrainerService\x12[\n\x08StartRun\x12&.lineal.api.trainer.v1.StartRunRequest\x1a\'.lineal.api.trainer.v1.StartRunResponse\x12]\n\x08WatchRun\x12&.lineal.api.trainer.v1.WatchRunRequest\x1a\'.lineal.api.trainer.v1.WatchRunResponse0\x01\x12U\n\x06GetRun\x12$.lineal.api.trainer.v1.GetRunRequest\x1a%.lineal.api.trainer.v1.GetRunResponse\x12[\n\x08ListRuns\x12&.lineal.api.trainer.v1.ListRunsRequest\x1a\'.lineal.api.trainer.v1.ListRunsResponse\x12p\n\x0f\x45valuateBundles\x12-.lineal.api.trainer.v1.EvaluateBundlesRequest\x1a..lineal.api.trainer.v1.EvaluateBundlesResponse\x12\x66\n\x0bImportModel\x12).lineal.api.trainer.v1.ImportModelRequest\x1a*.lineal.api.trainer.v1.ImportModelResponse(\x01\x12X\n\x07GetCard\x12%.lineal.api.trainer.v1.GetCardRequest\x1a&.lineal.api.trainer.v1.GetCardResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,24 +45,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRUNREQUEST']._serialized_end=506
   _globals['_GETRUNRESPONSE']._serialized_start=508
   _globals['_GETRUNRESPONSE']._serialized_end=565
-  _globals['_LISTRUNSREQUEST']._serialized_start=567
-  _globals['_LISTRUNSREQUEST']._serialized_end=638
-  _globals['_LISTRUNSRESPONSE']._serialized_start=640
-  _globals['_LISTRUNSRESPONSE']._serialized_end=725
-  _globals['_EVALUATEBUNDLESREQUEST']._serialized_start=728
-  _globals['_EVALUATEBUNDLESREQUEST']._serialized_end=919
-  _globals['_EVALUATEBUNDLESRESPONSE']._serialized_start=921
-  _globals['_EVALUATEBUNDLESRESPONSE']._serialized_end=1046
-  _globals['_IMPORTMODELHEADER']._serialized_start=1048
-  _globals['_IMPORTMODELHEADER']._serialized_end=1161
-  _globals['_IMPORTMODELREQUEST']._serialized_start=1163
-  _globals['_IMPORTMODELREQUEST']._serialized_end=1268
-  _globals['_IMPORTMODELRESPONSE']._serialized_start=1270
-  _globals['_IMPORTMODELRESPONSE']._serialized_end=1332
-  _globals['_GETCARDREQUEST']._serialized_start=1334
-  _globals['_GETCARDREQUEST']._serialized_end=1373
-  _globals['_GETCARDRESPONSE']._serialized_start=1375
-  _globals['_GETCARDRESPONSE']._serialized_end=1410
-  _globals['_TRAINERSERVICE']._serialized_start=1413
-  _globals['_TRAINERSERVICE']._serialized_end=2105
+  _globals['_LISTRUNSREQUEST']._serialized_start=568
+  _globals['_LISTRUNSREQUEST']._serialized_end=711
+  _globals['_LISTRUNSRESPONSE']._serialized_start=713
+  _globals['_LISTRUNSRESPONSE']._serialized_end=798
+  _globals['_EVALUATEBUNDLESREQUEST']._serialized_start=801
+  _globals['_EVALUATEBUNDLESREQUEST']._serialized_end=992
+  _globals['_EVALUATEBUNDLESRESPONSE']._serialized_start=994
+  _globals['_EVALUATEBUNDLESRESPONSE']._serialized_end=1119
+  _globals['_IMPORTMODELHEADER']._serialized_start=1121
+  _globals['_IMPORTMODELHEADER']._serialized_end=1234
+  _globals['_IMPORTMODELREQUEST']._serialized_start=1236
+  _globals['_IMPORTMODELREQUEST']._serialized_end=1341
+  _globals['_IMPORTMODELRESPONSE']._serialized_start=1343
+  _globals['_IMPORTMODELRESPONSE']._serialized_end=1405
+  _globals['_GETCARDREQUEST']._serialized_start=1407
+  _globals['_GETCARDREQUEST']._serialized_end=1446
+  _globals['_GETCARDRESPONSE']._serialized_start=1448
+  _globals['_GETCARDRESPONSE']._serialized_end=1483
+  _globals['_TRAINERSERVICE']._serialized_start=1486
+  _globals['_TRAINERSERVICE']._serialized_end=2178
 # @@protoc_insertion_point(module_scope)
