@@ -6,7 +6,7 @@ What is exported are the SDK's own data points, through its own exporters, so a 
 import logging
 import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import time_ns
 
@@ -62,23 +62,24 @@ class _Series:
         )
 
 
-class CallDurations:
-    """A histogram of seconds for each method, code and server called, since the start. Safe for several threads."""
+class Durations:
+    """A histogram of seconds for each key, since the start. Safe for several threads."""
 
-    def __init__(self, name: str, description: str) -> None:
+    def __init__(self, name: str, description: str, attributes: Callable[..., dict[str, str]]) -> None:
+        """Name the histogram; `attributes` makes a series' attributes of the parts of its key."""
         self._name = name
         self._description = description
+        self._attributes = attributes
         self._lock = threading.Lock()
-        self._series: dict[tuple[str, str, str], _Series] = {}
+        self._series: dict[tuple[str, ...], _Series] = {}
 
-    def record(self, seconds: float, method: str, code: str, traced: SpanContext | None, server: str = "") -> None:
-        """Count a call that has ended; `traced` is its span, None where that is not sampled."""
-        key = method, code, server
+    def count(self, seconds: float, key: tuple[str, ...], traced: SpanContext | None) -> None:
+        """Count what has ended; `traced` is its span, None where that is not sampled."""
         bucket = bisect_left(BOUNDS, seconds)
         with self._lock:
             series = self._series.get(key)
             if series is None:
-                series = self._series[key] = _Series(_attributes(*key), time_ns())
+                series = self._series[key] = _Series(self._attributes(*key), time_ns())
             series.counts[bucket] += 1
             series.total += seconds
             if seconds < series.least:
@@ -97,11 +98,22 @@ class CallDurations:
         return Metric(self._name, self._description, "s", data) if points else None
 
 
+class CallDurations(Durations):
+    """How long calls took, for each method, code and server called."""
+
+    def __init__(self, name: str, description: str) -> None:
+        super().__init__(name, description, _attributes)
+
+    def record(self, seconds: float, method: str, code: str, traced: SpanContext | None, server: str = "") -> None:
+        """Count a call that has ended; `traced` is its span, None where that is not sampled."""
+        self.count(seconds, (method, code, server), traced)
+
+
 class MetricExports:
     """Exports histograms every ten seconds from a thread of its own, and at the end."""
 
     def __init__(
-        self, exporter: MetricExporter, resource: Resource, scope: str, histograms: Sequence[CallDurations]
+        self, exporter: MetricExporter, resource: Resource, scope: str, histograms: Sequence[Durations]
     ) -> None:
         self._exporter = exporter
         self._resource = resource

@@ -1,19 +1,21 @@
 """What the composition root of a service builds with."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, TypeVar
 
 import grpc.aio
 
 from chassis.artifacts import ArtifactStore, artifact_store
+from chassis.call_metrics import call_metrics
 from chassis.channels import open_service_channel
 from chassis.clock import Clock, SystemClock
 from chassis.database_inspection import Inspection
 from chassis.events import EventLog
 from chassis.health import Check, Health
 from chassis.log import LineageLog
+from chassis.metrics_page import Family, gauge
 from chassis.projection import Projection, ProjectionRunner
 from chassis.projection_places import Places, places_for
 from chassis.projection_servicer import ProjectionServicer
@@ -47,6 +49,7 @@ class Harness:
         self._places: Places | None = None
         self._runners: list[ProjectionRunner] = []
         self._inspections: list[Callable[[], Awaitable[Inspection]]] = []
+        self._metrics: list[Callable[[], Iterable[Family]]] = []
 
     @property
     def log(self) -> EventLog:
@@ -98,6 +101,20 @@ class Harness:
     def add_check(self, name: str, check: Check) -> None:
         """Say NOT_SERVING while `check` raises."""
         self.health.add_check(name, check)
+
+    def add_metrics(self, families: Callable[[], Iterable[Family]]) -> None:
+        """Show more families at `/metrics` beside those of calls and projections."""
+        self._metrics.append(families)
+
+    async def metrics(self) -> list[Family]:
+        """Return what `/metrics` shows now."""
+        positions = [({"projection": runner.projection.name}, float(runner.position)) for runner in self._runners]
+        found = [
+            *call_metrics("server", self.telemetry.server_duration),
+            *call_metrics("client", self.telemetry.client_duration),
+            gauge("lineal_projection_position", "Log position up to which a projection has gone.", positions),
+        ]
+        return [*found, *(family for families in self._metrics for family in families())]
 
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Open a resource that is closed at the end, in reverse order."""

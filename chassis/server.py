@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 
 from chassis.harness import Harness
 from chassis.interceptors import ServerInterceptor
+from chassis.metrics_server import metrics_server
 from chassis.projection_places import places_for
 from chassis.settings import ServiceSettings
 from chassis.telemetry import Telemetry, configure_logging
@@ -45,12 +46,16 @@ class CannotStart(Exception):
 
 @dataclass
 class RunningServer:
-    """A service that answers at `address`; `failed` completes when a background task has died."""
+    """A service that answers at `address`; `failed` completes when a background task has died.
+
+    `metrics_address` has its `/metrics`, empty where that is off.
+    """
 
     address: str
     harness: Harness
     failed: "asyncio.Future[BaseException]"
     tasks: list["asyncio.Task[None]"] = field(default_factory=list)
+    metrics_address: str = ""
 
 
 def run(name: str, settings: ServiceSettings, build: Build) -> None:
@@ -155,6 +160,10 @@ async def _running(
         await harness.health.begin()
         port = server.add_insecure_port(settings.address(settings.port))
         running.address = settings.address(port)
+        if settings.metrics_port is not None:
+            serving = metrics_server(settings.host, settings.metrics_port, harness.metrics)
+            running.metrics_address = settings.address(await harness.enter(serving))
+            _logger.info("%s has its metrics at http://%s/metrics", name, running.metrics_address)
         try:
             await server.start()
             harness.add_task("health", harness.health.run)
@@ -201,20 +210,26 @@ def _check_bind(settings: ServiceSettings) -> None:
             f"refusing to listen on {settings.host} without encryption; set {variable}_HOST=127.0.0.1, or "
             "LINEAL_ALLOW_INSECURE_BIND=1 where the network itself is private, as in a container"
         )
+    _check_port(settings, settings.port, variable, "PORT")
+    if settings.metrics_port is not None:
+        _check_port(settings, settings.metrics_port, variable, "METRICS_PORT")
+
+
+def _check_port(settings: ServiceSettings, port: int, variable: str, name: str) -> None:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
+            probe.bind((settings.host, port))
     except OSError as error:
-        address = settings.address(settings.port)
+        address = settings.address(port)
         if error.errno == errno.EADDRINUSE:
             raise CannotStart(
                 f"{address} is already in use; stop the process that listens there (`ss -ltnp` names it) or set "
-                f"{variable}_PORT to a free port"
+                f"{variable}_{name} to a free port"
             ) from None
         why = f"cannot listen on {address}: {error.strerror}"
-        raise CannotStart(f"{why}; set {variable}_HOST or {variable}_PORT") from None
+        raise CannotStart(f"{why}; set {variable}_HOST or {variable}_{name}") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,16 +17,17 @@ class SettingsInvalid(SystemExit):
 class ServiceSettings(BaseSettings):
     """Read once, from the environment.
 
-    `LINEAL_<SERVICE>_HOST`, `_PORT`, `_DATABASE_URL`, `_DEADLINE_SECONDS`, `_DRAIN_SECONDS`, `_MAX_CONCURRENT_RPCS`
-    and `_MAX_MESSAGE_BYTES` are the service's own; `LINEAL_DATA_DIR`, `LINEAL_ARTIFACTS_URL`, `LINEAL_PROFILE`,
-    `LINEAL_DEV`, `LINEAL_LOG_LEVEL` and `LINEAL_ALLOW_INSECURE_BIND` are shared by all. Instances for tests take the
-    names of the fields.
+    `LINEAL_<SERVICE>_HOST`, `_PORT`, `_METRICS_PORT` (without it there is no `/metrics`), `_DATABASE_URL`,
+    `_DEADLINE_SECONDS`, `_DRAIN_SECONDS`, `_MAX_CONCURRENT_RPCS` and `_MAX_MESSAGE_BYTES` are the service's own;
+    `LINEAL_DATA_DIR`, `LINEAL_ARTIFACTS_URL`, `LINEAL_PROFILE`, `LINEAL_DEV`, `LINEAL_LOG_LEVEL` and
+    `LINEAL_ALLOW_INSECURE_BIND` are shared by all. Instances for tests take the names of the fields.
     """
 
     model_config = SettingsConfigDict(env_prefix="LINEAL_", populate_by_name=True, extra="ignore", frozen=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
     database_url: str | None = None
     deadline_seconds: float = Field(default=30.0, gt=0)
     drain_seconds: float = Field(default=1.0, ge=0)

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
 from chassis.context import caller
-from chassis.durations import CallDurations, MetricExports
+from chassis.durations import CallDurations, Durations, MetricExports
 from chassis.otlp_json import JsonLinesLogExporter, JsonLinesMetricExporter
 from chassis.span_lines import SpanLines
 from chassis.spans import CallSpans
@@ -57,13 +57,14 @@ class Telemetry:
             "rpc.server.call.duration", "How long calls took that this service answered."
         )
         self.client_duration = CallDurations("rpc.client.call.duration", "How long calls took that this service made.")
+        # What is exported; a service may append histograms of its own.
+        self.histograms: list[Durations] = [self.server_duration, self.client_duration]
         self._metrics: MetricExports | None = None
         spans, metrics, logs = _outlets(service, folder)
         if spans and metrics and logs:
             self._traces.add_span_processor(spans)
             self._logs.add_log_record_processor(BatchLogRecordProcessor(logs, schedule_delay_millis=_FLUSH_MILLIS))
-            durations = self.server_duration, self.client_duration
-            self._metrics = MetricExports(metrics, resource, _SCOPE, durations)
+            self._metrics = MetricExports(metrics, resource, _SCOPE, self.histograms)
         self.tracer: Tracer = self._traces.get_tracer(_SCOPE)
         self.calls = CallSpans(self._traces, spans, _SCOPE)
 

@@ -13,11 +13,12 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 from chassis.clock import Clock
+from chassis.durations import Durations
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, Unavailable
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
-from services.serving.arms import ArmTable, LoadedArms
+from services.serving.arms import ArmTable, EndpointUnknown, LoadedArms
 from services.serving.lease import LeaseKeeper
 from services.serving.lookups import LookedUp, Lookups
 from services.serving.recorder import Recorder
@@ -82,6 +83,7 @@ class Predictor:
         lease: LeaseKeeper,
         clock: Clock,
         tracer: Tracer,
+        durations: Durations,
     ) -> None:
         self._arms = arms
         self._lookups = lookups
@@ -89,6 +91,7 @@ class Predictor:
         self._lease = lease
         self._clock = clock
         self._tracer = tracer
+        self._durations = durations
         self._mirrors: set[asyncio.Task[None]] = set()
 
     async def predict(self, request: Request) -> Answer:
@@ -99,6 +102,9 @@ class Predictor:
         """
         try:
             return await self._predict(request)
+        except EndpointUnknown:
+            # Not counted, or strangers could fill the memory with their names.
+            raise
         except Exception:
             self._recorder.failed(request.endpoint)
             raise
@@ -258,7 +264,11 @@ class Predictor:
         ]
 
     def _describe(self, request: Request, answer: PredictResponse, scored: Scored, latency: int, record: int) -> None:
-        trace.get_current_span().set_attributes(
+        span = trace.get_current_span()
+        context = span.get_span_context()
+        key = request.endpoint, answer.bundle_digest
+        self._durations.count(latency / 1e6, key, context if context.trace_flags.sampled else None)
+        span.set_attributes(
             {
                 "lineal.endpoint": request.endpoint,
                 "lineal.request_id": request.request_id,

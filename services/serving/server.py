@@ -15,6 +15,7 @@ from services.serving.explaining import Explainer
 from services.serving.lease import LeaseKeeper
 from services.serving.loader import Loader
 from services.serving.lookups import Lookups
+from services.serving.metrics import prediction_durations, serving_metrics
 from services.serving.oip_servicer import InferenceServicer
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
@@ -42,9 +43,11 @@ async def build(harness: Harness) -> None:
     arms = ArmTable(harness.log, Loader(harness.artifacts, signatures), lease.renew_soon)
     lease.generations = lambda: arms.generations
     lease.refused = lambda: arms.refused
-    predictor = Predictor(
-        arms, Lookups(harness.channel("features")), recorder, lease, harness.clock, harness.telemetry.tracer
-    )
+    durations = prediction_durations()
+    harness.telemetry.histograms.append(durations)
+    harness.add_metrics(serving_metrics(arms.names, recorder.counters, durations))
+    lookups = Lookups(harness.channel("features"))
+    predictor = Predictor(arms, lookups, recorder, lease, harness.clock, harness.telemetry.tracer, durations)
     explainer = Explainer(predictor)
 
     @asynccontextmanager

@@ -28,6 +28,7 @@ from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.trace import spans_of
 from tabular.bundle import Bundle
 from tabular.columns import from_numpy
+from tests.integration.exposition import scrape
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -121,7 +122,7 @@ class World:
 
 @pytest.fixture
 async def world(suite: Any) -> World:
-    await suite.start("lineage", "trainer", "registry", "features", "monitor", "serving")
+    await suite.start("lineage", "trainer", "registry", "features", "monitor", "serving", metrics_port=0)
     world = World(suite)
     await world.registry.RegisterModel(registry_api.RegisterModelRequest(request_id=rid(), model=Model(name="shop")))
     endpoint = Endpoint(name="shop", model="shop", strict=True)
@@ -151,6 +152,29 @@ async def test_a_prediction_is_answered_recorded_and_found_again(world: World) -
     stages = [int(known[f"lineal.{stage}_micros"]["intValue"]) for stage in ("features", "score", "record", "predict")]
     assert all(stage >= 0 for stage in stages)
     assert stages[0] + stages[1] <= stages[3]
+    await assert_counted(world, answer)
+
+
+async def assert_counted(world: World, answer: Any) -> None:
+    """Scrape serving after this one answer, and two requests that are refused."""
+    for endpoint in ("shop", "stranger"):
+        request = serving_api.PredictRequest(endpoint=endpoint, columns=[from_numpy("amount", np.zeros(1))])
+        with pytest.raises(grpc.aio.AioRpcError):
+            await world.serving.Predict(request)
+    page = await asyncio.to_thread(scrape, world.suite.servers["serving"].metrics_address)
+    parts = [page.value(f"lineal_predictions_{part}", endpoint="shop") for part in ("logged_total", "queued")]
+    assert sum(parts) == page.value("lineal_predictions_served_total", endpoint="shop") == 3
+    assert page.value("lineal_predictions_dropped_total", endpoint="shop") == 0
+    version = answer.bundle_digest
+    assert page.value("model_infer_request_success_total", model="shop", version=version) == 1
+    assert page.value("model_infer_request_duration_count", model="shop", version=version) == 1
+    assert page.value("request_predict_seconds_bucket", model_name="shop", le="+Inf") == 1
+    assert page.value("model_infer_request_failure_total") == page.value(
+        "model_infer_request_failure_total", model="shop"
+    )
+    assert page.value("grpc_server_handled_total", grpc_method="Predict", grpc_code="NOT_FOUND") == 1
+    [traced] = [known for (name, _), known in page.exemplars.items() if name == "request_predict_seconds_bucket"]
+    assert traced["trace_id"] == answer.trace_id
 
 
 async def test_a_retired_endpoint_and_model_keep_serving_and_can_go_back(world: World) -> None:

@@ -19,6 +19,8 @@ def test_ports_are_the_usual_ones_on_loopback_only() -> None:
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
     usual = {f"127.0.0.1:{port}:{port}" for port in PORTS.values()}
+    # Metrics lie a hundred ports above the calls.
+    usual |= {f"127.0.0.1:{PORTS[name] + 100}:{PORTS[name] + 100}" for name in SERVICES}
     assert usual == {port for name in (*SERVICES, "temporal") for port in COMPOSE[name]["ports"]}
 
 
@@ -30,6 +32,7 @@ def test_every_service_is_composed(name: str) -> None:
     assert f"127.0.0.1:{PORTS[name]}" in service["healthcheck"]["test"]
     assert "mem_limit" in service
     assert service["restart"] == "unless-stopped"
+    assert service["environment"][f"LINEAL_{name.upper()}_METRICS_PORT"] == str(PORTS[name] + 100)
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in TELEMETRY[name]["environment"]
 
 
