@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,10 +20,10 @@ from typing import Any, BinaryIO, Protocol
 import fsspec
 
 from chassis.errors import ArtifactCorrupt, FieldViolation, InvalidArgument, NotFound, RuleViolated
+from chassis.leftovers import PUT, Leftover, leftovers
 
 _CHUNK = 1024 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ORPHAN_SECONDS = 3600
 
 
 class ArtifactNotFound(NotFound):
@@ -98,6 +97,13 @@ class ArtifactStore(Protocol):
 
     def remove(self, digest: str, before: datetime) -> bool:
         """Remove an artifact unless it was put or touched since a time; return whether it was. Raises CannotCollect."""
+        ...
+
+    def leftovers(self, before: datetime, *, delete: bool) -> Iterator[Leftover]:
+        """List what writers that ended in the middle last wrote before a time, and delete it when asked to.
+
+        Raises CannotCollect.
+        """
         ...
 
 
@@ -237,14 +243,9 @@ class LocalArtifactStore:
         self._verified.pop(digest, None)
         return True
 
-    def sweep(self, older_than_seconds: float = _ORPHAN_SECONDS) -> int:
-        """Remove temporary files that a crash left behind, and return how many."""
-        swept = 0
-        for orphan in self._root.glob("??/.put-*"):
-            if time.time() - orphan.stat().st_mtime > older_than_seconds:
-                orphan.unlink(missing_ok=True)
-                swept += 1
-        return swept
+    def leftovers(self, before: datetime, *, delete: bool) -> Iterator[Leftover]:
+        """List what writers that ended in the middle last wrote before a time, and delete it when asked to."""
+        return leftovers(self._root, before, delete=delete)
 
     def _file(self, digest: str) -> Path:
         return self._root / checked_digest(digest)[:2] / digest
@@ -255,7 +256,7 @@ class LocalArtifactStore:
             return digest
         new_folder = not target.parent.is_dir()
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".put-", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=PUT, dir=target.parent)
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -352,6 +353,10 @@ class FsspecArtifactStore:
     def remove(self, digest: str, before: datetime) -> bool:
         """Raise CannotCollect."""
         raise self._cannot_collect(f"artifact {digest}, stored before {before},")
+
+    def leftovers(self, before: datetime, *, delete: bool) -> Iterator[Leftover]:  # noqa: ARG002 - nor is it listed
+        """Raise CannotCollect."""
+        raise self._cannot_collect(f"what was left before {before}")
 
     def _cannot_collect(self, what: str) -> CannotCollect:
         return CannotCollect(

@@ -1,11 +1,13 @@
 """Commands that keep a log sound over the years."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
 import grpc
 import typer
+from google.protobuf.message import Message
 
 from lineal.api.lineage.v1 import keeping_service_pb2 as api
 from lineal.cli.moments import Times
@@ -59,19 +61,21 @@ def collect(
         str, typer.Option(help="How long ago they must have been stored, such as 36h or 7d; at least 1h.")
     ] = "24h",
 ) -> None:
-    """Count the artifacts that no event names, and with --delete delete them."""
+    """Count the artifacts that no event names and what builds and writers left behind; with --delete delete them."""
     request = api.CollectArtifactsRequest(delete=delete)
     try:
         request.older_than.FromTimedelta(parse_duration(older_than))
     except ValueError as error:
         raise LinealError(f"--older-than: {error}") from error
     unnamed: list[api.UnnamedArtifact] = []
+    left: list[api.Leftover] = []
     with connect() as client, progress() as display:
         keeping = client.services.keeping
         task = display.add_task("reading what is named")
         try:
             for response in keeping.stub.CollectArtifacts(request):
                 unnamed += response.unnamed
+                left += response.leftovers
                 display.update(task, completed=response.examined, total=response.total)
         except grpc.RpcError as error:
             raise call_failed(error, keeping.name, keeping.address) from error
@@ -79,10 +83,16 @@ def collect(
         say("every artifact of that age is named")
     elif not delete:
         say(f"{len(unnamed):,} artifacts are named by nothing; `lineal collect --delete` deletes them")
-    oldest = min((moment(each, "stored_time") for each in unnamed), default=None, key=str)
-    size = sum(each.bytes for each in unnamed)
-    rows = [("deleted" if delete else "unnamed", len(unnamed), size, oldest)] if unnamed else []
-    show(unnamed, ("", "artifacts", "bytes", "oldest"), rows)
+    rows = [
+        (f"{kind}, deleted" if delete else kind, len(found), sum(each.bytes for each in found), _oldest(found, time))
+        for kind, found, time in (("unnamed", unnamed, "stored_time"), ("left behind", left, "written_time"))
+        if found
+    ]
+    show([*unnamed, *left], ("", "count", "bytes", "oldest"), rows)
+
+
+def _oldest(found: Sequence[Message], name: str) -> datetime | None:
+    return min((moment(each, name) for each in found), key=str)
 
 
 def _time(text: str) -> datetime:

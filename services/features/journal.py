@@ -6,11 +6,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from chassis.leftovers import BUILDS
 from services.features.steps import Plan
 
 # Part of a build's name: results of steps that worked differently are not taken over.
@@ -36,7 +38,10 @@ class Journal:
             # A name of its own: another instance of the service may build the same.
             lines = [json.dumps(str(uuid.uuid4()))]
             self._path.write_text(lines[0] + "\n", encoding="utf-8")
-        self.scratch = f"{artifacts}/builds/{json.loads(lines[0])}"
+        self.scratch = f"{artifacts}/{BUILDS}/{json.loads(lines[0])}"
+        # What is gone on with is young again, so that it is not collected as a build that was given up.
+        with suppress(FileNotFoundError):
+            os.utime(self.scratch)
         self._results: dict[str, Any] = {}
         for line in lines[1:]:
             try:

@@ -138,6 +138,8 @@ def test_an_object_store_is_not_collected(tmp_path: Path) -> None:
         store.listed()
     with pytest.raises(RuleViolated, match="object store"):
         store.remove(digest, datetime.now(UTC))
+    with pytest.raises(RuleViolated, match="object store"):
+        store.leftovers(datetime.now(UTC), delete=True)
     assert store.exists(digest)
 
 
@@ -175,13 +177,26 @@ def test_storing_again_repairs_what_was_damaged(tmp_path: Path) -> None:
         assert store.read(digest) == b"model"
 
 
-def test_a_crash_leaves_orphans_that_are_swept(tmp_path: Path) -> None:
+def test_what_a_crash_leaves_behind_is_removed_when_it_is_old(tmp_path: Path) -> None:
     store = LocalArtifactStore(tmp_path)
     digest = store.put(b"model")
     orphan = tmp_path / digest[:2] / ".put-cut-short"
     orphan.write_bytes(b"mod")
-    assert store.sweep() == 0
-    assert store.sweep(older_than_seconds=-1) == 1
+    build = tmp_path / "builds" / "b1" / "view"
+    build.mkdir(parents=True)
+    (build / "0.parquet").write_bytes(b"rows")
+    for path in (build.parent, build, orphan):
+        os.utime(path, (0, 0))
+    now = datetime.now(UTC)
+    # A file of the build is young.
+    (found,) = store.leftovers(now - timedelta(hours=1), delete=False)
+    assert (found.name, found.size, found.time.year) == (f"{digest[:2]}/.put-cut-short", 3, 1970)
+    assert orphan.exists()
+    later = now + timedelta(hours=1)
+    sizes = {each.name: each.size for each in store.leftovers(later, delete=True)}
+    assert sizes == {found.name: 3, "builds/b1": 4}
+    assert list(store.leftovers(later, delete=True)) == []
+    assert [each.digest for each in store.listed()] == [digest]
     assert store.read(digest) == b"model"
 
 

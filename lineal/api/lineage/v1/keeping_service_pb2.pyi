@@ -302,6 +302,38 @@ class UnnamedArtifact(_message.Message):
 Global___UnnamedArtifact: _TypeAlias = UnnamedArtifact  # noqa: Y015
 
 @_typing.final
+class Leftover(_message.Message):
+    """A temporary file that a writer did not end, or the results of steps of a build that nobody went on with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    WRITTEN_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its path in the folder of artifacts."""
+    bytes: _builtins.int
+    """Size of its files, in bytes."""
+    @_builtins.property
+    def written_time(self) -> _timestamp_pb2.Timestamp:
+        """When the newest of its files was written."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        written_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["written_time", b"written_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "name", b"name", "written_time", b"written_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leftover: _TypeAlias = Leftover  # noqa: Y015
+
+@_typing.final
 class CollectArtifactsResponse(_message.Message):
     """Response of CollectArtifacts."""
 
@@ -311,8 +343,9 @@ class CollectArtifactsResponse(_message.Message):
     EXAMINED_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     UNNAMED_FIELD_NUMBER: _builtins.int
+    LEFTOVERS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """What is being examined: `log` and `artifacts`, which say what is named, both twice; `unnamed` at last."""
+    """What is being examined: `log` and `artifacts`, which say what is named, both twice; then `unnamed` and, at last, `leftovers`."""
     examined: _builtins.int
     """How many events or artifacts have been examined in this stage."""
     total: _builtins.int
@@ -321,6 +354,10 @@ class CollectArtifactsResponse(_message.Message):
     def unnamed(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnnamedArtifact]:
         """What has been found since the last response, and is deleted now when that was asked for."""
 
+    @_builtins.property
+    def leftovers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Leftover]:
+        """Leftovers found since the last response, and deleted now when that was asked for."""
+
     def __init__(
         self,
         *,
@@ -328,10 +365,11 @@ class CollectArtifactsResponse(_message.Message):
         examined: _builtins.int = ...,
         total: _builtins.int = ...,
         unnamed: _abc.Iterable[Global___UnnamedArtifact] | None = ...,
+        leftovers: _abc.Iterable[Global___Leftover] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examined", b"examined", "stage", b"stage", "total", b"total", "unnamed", b"unnamed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examined", b"examined", "leftovers", b"leftovers", "stage", b"stage", "total", b"total", "unnamed", b"unnamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

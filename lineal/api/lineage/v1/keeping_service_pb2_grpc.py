@@ -90,7 +90,7 @@ class KeepingServiceServicer(object):
 
     def CollectArtifacts(self, request, context):
         """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
-        long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+        long ago, and for what writers left behind as long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
         FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
         cannot compare an age and delete in one step (object stores).
         """

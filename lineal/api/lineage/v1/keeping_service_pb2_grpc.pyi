@@ -50,7 +50,7 @@ class KeepingServiceStub:
     """
     CollectArtifacts: _grpc.UnaryStreamMultiCallable[_keeping_service_pb2.CollectArtifactsRequest, _keeping_service_pb2.CollectArtifactsResponse]
     """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
-    long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+    long ago, and for what writers left behind as long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
     FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
     cannot compare an age and delete in one step (object stores).
     """
@@ -77,7 +77,7 @@ class KeepingServiceAsyncStub(KeepingServiceStub):
     """
     CollectArtifacts: _aio.UnaryStreamMultiCallable[_keeping_service_pb2.CollectArtifactsRequest, _keeping_service_pb2.CollectArtifactsResponse]  # type: ignore[assignment]
     """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
-    long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+    long ago, and for what writers left behind as long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
     FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
     cannot compare an age and delete in one step (object stores).
     """
@@ -125,7 +125,7 @@ class KeepingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_keeping_service_pb2.CollectArtifactsResponse], _abc.AsyncIterator[_keeping_service_pb2.CollectArtifactsResponse]]:
         """Looks for artifacts that no event names, nor an artifact that an event names, and that have been stored, or stored again,
-        long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
+        long ago, and for what writers left behind as long ago; deletes them when asked to. Streams how far it is and what it found. INVALID_ARGUMENT for an age under an hour;
         FAILED_PRECONDITION, with nothing deleted, when something that is named is damaged or missing, and for a store that
         cannot compare an age and delete in one step (object stores).
         """
