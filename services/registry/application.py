@@ -1,5 +1,6 @@
 """What the registry does: one method per use case."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from google.protobuf.message import Message
@@ -8,7 +9,6 @@ from chassis.aggregate import Outcome, Repository
 from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, NotFound, RuleViolated
 from chassis.events import EventLog
-from chassis.ids import check_request_id
 from chassis.past import AsOf, until
 from chassis.projection import ProjectionRunner
 from chassis.retirement import refuse_retired
@@ -20,6 +20,7 @@ from services.registry import bundle as bundles
 from services.registry import endpoint as endpoints
 from services.registry import evidence, past, projections, views
 from services.registry import model as models
+from services.registry import saga as sagas
 from services.registry.signing import Signing
 
 
@@ -265,13 +266,7 @@ class Registry:
         """Ask for a retrain; return the saga's id and the log position."""
         known = (await self._endpoints.load(request.endpoint)).state.endpoint
         model = (await self.model(known.model)).model if known else Model()
-        saga = _saga(SagaKind.SAGA_KIND_RETRAIN, request.request_id, request.endpoint, request.reason)
-        saga.alarm_id = request.alarm_id
-        saga.exclude_columns.extend(request.exclude_columns)
-        saga.feature_set = request.feature_set
-        for name in ("training_start_time", "training_end_time"):
-            if request.HasField(name):
-                getattr(saga, name).CopyFrom(getattr(request, name))
+        saga = sagas.retrain(request)
         if not (model.feature_set or saga.feature_set or known is None):
             raise endpoints.EndpointInvalid(
                 f"model {model.name!r} has no feature set to train on",
@@ -288,13 +283,13 @@ class Registry:
         digest = await self.full_digest(bundle_digest)
         bundles.require((await self._bundles.load(digest)).state, digest)
         evidence.manifest(self._artifacts, digest)
-        saga = _saga(SagaKind.SAGA_KIND_RELEASE, request_id, endpoint, reason)
+        saga = sagas.asked_for(SagaKind.SAGA_KIND_RELEASE, request_id, endpoint, reason)
         saga.bundle_digest = digest
         return await self._request(request_id, saga, lambda state: endpoints.request_release(state, saga))
 
     async def request_rollback(self, *, request_id: str, endpoint: str, reason: str) -> tuple[str, int]:
         """Ask for the previous champion; return the saga's id and the log position."""
-        saga = _saga(SagaKind.SAGA_KIND_ROLLBACK, request_id, endpoint, reason)
+        saga = sagas.asked_for(SagaKind.SAGA_KIND_ROLLBACK, request_id, endpoint, reason)
         return await self._request(request_id, saga, lambda state: endpoints.request_rollback(state, saga))
 
     async def approve_saga(self, *, request_id: str, endpoint: str, saga_id: str, reason: str) -> int:
@@ -313,6 +308,9 @@ class Registry:
 
     async def advance_saga(self, request: api.AdvanceSagaRequest) -> int:
         """Record a step of a saga; return the log position."""
+        if request.evidence_digest:
+            # Its report was stored before, maybe long ago: young, it is not collected before the step names it.
+            await asyncio.to_thread(self._artifacts.touch, request.evidence_digest)
         outcome = await self._decide(
             request.endpoint,
             request.request_id,
@@ -387,11 +385,3 @@ class Registry:
 
 def _unknown(endpoint: str) -> endpoints.EndpointUnknown:
     return endpoints.EndpointUnknown(f"endpoint {endpoint!r} was not declared; `lineal status` lists those that are")
-
-
-def _saga(kind: "SagaKind.ValueType", request_id: str, endpoint: str, reason: str) -> Saga:
-    name = SagaKind.Name(kind).removeprefix("SAGA_KIND_").lower()
-    # The id is made from the request's, so that a repeated request names the same saga.
-    return Saga(
-        saga_id=f"{name}-{endpoint}-{check_request_id(request_id)[:8]}", endpoint=endpoint, kind=kind, reason=reason
-    )

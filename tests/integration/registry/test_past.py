@@ -1,5 +1,6 @@
 """Who was champion then, approved by whom, and why: by position and by time."""
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -142,7 +143,11 @@ async def test_a_saga_and_a_model_are_as_they_were(suite: Suite) -> None:
     advance = api.AdvanceSagaRequest(
         request_id=new_request_id(), endpoint="delays", saga_id=asked.saga_id, step="shadow", finding="agrees"
     )
+    advance.evidence_digest = suite.artifacts.put(b"a report of long ago")
+    os.utime(suite.artifacts.path(advance.evidence_digest), (0, 0))
     await stub.AdvanceSaga(advance)
+    # What the step names is young again, so that it is not collected as if nothing named it.
+    assert not suite.artifacts.remove(advance.evidence_digest, SystemClock().now() - timedelta(hours=1))
     finish = api.FinishSagaRequest(
         request_id=new_request_id(), endpoint="delays", saga_id=asked.saga_id, state=SagaState.SAGA_STATE_COMPLETED
     )
