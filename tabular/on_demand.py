@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lineal.api.features.v1.feature_set_pb2 import ColumnType
+from lineal.api.features.v1.parity_pb2 import FeatureValue
 from lineal.api.features.v1.transform_pb2 import Transform
 from tabular.bundle import Bundle, ModelColumn
 from tabular.transforms import apply, needed, outputs
@@ -21,6 +23,7 @@ from tabular.vectors import ColumnMistyped, categories, given, numbers
 Array = npt.NDArray[Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_NO_TIME = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,13 @@ class OnDemand:
     transforms: Sequence[Transform]
     inputs: Sequence[ModelColumn]
 
-    def compute(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the columns that are made of the values given. Raises ColumnMissing, ColumnMistyped."""
-        if not self.transforms:
-            return {}
-        return apply(
-            self.transforms, {column.name: _taken(column, given(values, column.name)) for column in self.inputs}
-        )
+    def take(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Return, of the values given, what the transforms take. Raises ColumnMissing, ColumnMistyped."""
+        return {column.name: _taken(column, given(values, column.name)) for column in self.inputs}
+
+    def compute(self, taken: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the columns that are made of what was taken."""
+        return apply(self.transforms, taken) if self.transforms else {}
 
 
 def on_demand(bundle: Bundle, names: Container[str]) -> OnDemand:
@@ -50,6 +53,33 @@ def on_demand(bundle: Bundle, names: Container[str]) -> OnDemand:
     transforms, taken = needed(left, [name for name in made if name not in brought])
     known = {column.name: column for column in (*bundle.columns, *bundle.inputs)}
     return OnDemand(transforms, [known[name] for name in taken])
+
+
+def recorded(taken: Mapping[str, Array], row: int) -> list[FeatureValue]:
+    """Return what transforms took for a row, as its record has it."""
+    return [_recorded(name, values[row]) for name, values in taken.items()]
+
+
+def from_records(records: Sequence[FeatureValue], kind: ColumnType.ValueType) -> Array:
+    """Return the recorded values of a column as transforms took them."""
+    if kind == ColumnType.COLUMN_TYPE_CATEGORICAL:
+        texts = np.empty(len(records), dtype=object)
+        texts[:] = [each.text if each.HasField("text") else None for each in records]
+        return texts
+    if kind == ColumnType.COLUMN_TYPE_TIME:
+        micros = [each.time_micros if each.HasField("time_micros") else _NO_TIME for each in records]
+        return np.array(micros, dtype=np.int64).view("datetime64[us]")
+    return np.array([each.number if each.HasField("number") else np.nan for each in records], dtype=np.float64)
+
+
+def _recorded(column: str, value: Any) -> FeatureValue:
+    if value is None or value != value:
+        return FeatureValue(column=column)
+    if isinstance(value, np.datetime64):
+        return FeatureValue(column=column, time_micros=int(value.astype(np.int64)))
+    return (
+        FeatureValue(column=column, text=value) if isinstance(value, str) else FeatureValue(column=column, number=value)
+    )
 
 
 def _taken(column: ModelColumn, values: Array) -> Array:
@@ -74,7 +104,7 @@ def _instants(name: str, values: Array) -> Array:
         null = np.isnan(values)
         if not np.array_equal(np.trunc(values[~null]), values[~null]):
             raise ColumnMistyped(name, "whole microseconds or timestamps", "fractions")
-        values = np.where(null, np.iinfo(np.int64).min, np.where(null, 0.0, values).astype(np.int64))
+        values = np.where(null, _NO_TIME, np.where(null, 0.0, values).astype(np.int64))
     if values.dtype.kind not in "iu":
         raise ColumnMistyped(name, "timestamps", str(values.dtype))
     return values.astype(np.int64).view("datetime64[us]")
@@ -82,7 +112,7 @@ def _instants(name: str, values: Array) -> Array:
 
 def _micros(name: str, text: object) -> int:
     if text is None or text == "":
-        return int(np.iinfo(np.int64).min)
+        return _NO_TIME
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:

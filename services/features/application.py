@@ -295,7 +295,7 @@ class Features:
             found = await self._batches.query(lambda c, name=view.dataset: batches(c, name, position), position)  # type: ignore[misc]
             one = parity.View(feature_set, n, view, datasets[view.dataset], found)
             tables.append(await asyncio.to_thread(parity.computed, self._artifacts, one, asked))
-        return await asyncio.to_thread(parity.compared, request.served, feature_set, declared, tables)
+        return await asyncio.to_thread(parity.compared, request.served, registered, declared, tables)
 
     async def _prepare(self, name: str, version: str, min_position: int) -> Prepared:
         if (name, version) in self._prepared:

@@ -2,7 +2,8 @@
 
 Online state is not looked at. Each value is as known at the log position that its lookup had applied: only batches
 accepted until then count. Records of one position share a computation, and so do all those for which nothing that was
-accepted later was available at the cut-off: such rows change nothing.
+accepted later was available at the cut-off: such rows change nothing. What transforms of the feature set made is
+computed from the inputs that a record has, so that a wrong lookup is told of its own column.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,12 @@ import pyarrow as pa
 
 from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument
+from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import AggregateFunction, FeatureView
 from lineal.api.features.v1.features_service_pb2 import CheckParityResponse
 from lineal.api.features.v1.parity_pb2 import FeatureValue, ParityDifference, ServedFeatures
+from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from lineal.explain import same
 from services.features import assembly
@@ -29,8 +32,10 @@ from services.features.versions import BATCH, placed, with_versions
 from tabular import keys
 from tabular.columns import TIMESTAMP
 from tabular.definitions import prefix_of, spine_keys, wanted_features
+from tabular.on_demand import from_records
 from tabular.parquet import read_parquet
 from tabular.schema import ARROW_TYPES
+from tabular.transforms import apply, outputs, sources
 
 MOST_SERVED = 1_000
 # Rows of the entities asked for that are held at once, unless they are of one entity.
@@ -38,7 +43,7 @@ _MOST_ROWS = 2_000_000
 _POSITION = "__position"
 _EXACT = (AggregateFunction.AGGREGATE_FUNCTION_COUNT, AggregateFunction.AGGREGATE_FUNCTION_DISTINCT)
 
-Values = Mapping[str, Sequence[float | str | None]]
+Values = dict[str, float | str | None]
 
 
 class TooManyServed(InvalidArgument):
@@ -93,22 +98,27 @@ def computed(artifacts: ArtifactStore, view: View, asked: pa.Table) -> pa.Table:
 
 def compared(
     served: Sequence[ServedFeatures],
-    feature_set: FeatureSet,
+    registered: FeatureSetRegistered,
     views: Mapping[str, FeatureView],
     tables: Sequence[pa.Table],
 ) -> CheckParityResponse:
-    """Compare what was served with the tables of views: counts, categories and nulls exactly, the rest to 1e-9."""
-    values: Values = {name: table[name].to_pylist() for table in tables for name in table.column_names}
-    exact = set(_counts(feature_set, views))
+    """Compare what was served with the tables of views and what transforms make.
+
+    Counts, categories, nulls and columns of transforms must be equal, the rest to 1e-9.
+    """
+    looked_up = {name: table[name].to_pylist() for table in tables for name in table.column_names}
+    made = _made(registered, served)
+    exact = {*_counts(registered.feature_set, views), *_outputs(registered.feature_set)}
     response = CheckParityResponse()
     for row, one in enumerate(served):
+        values: Values = {name: column[row] for name, column in looked_up.items()} | made[row]
         for value in one.values:
             if value.column not in values:
                 continue
             response.values += 1
-            anew, was = values[value.column][row], _plain(value)
+            anew, was = values[value.column], _plain(value)
             fits = same(was, anew)
-            if value.column in exact and fits and was is not None:
+            if value.column in exact and fits and isinstance(was, float) and was == was:
                 fits = was == anew
             if not fits:
                 response.differences.append(
@@ -120,6 +130,37 @@ def compared(
                     )
                 )
     return response
+
+
+def _made(registered: FeatureSetRegistered, served: Sequence[ServedFeatures]) -> list[Values]:
+    """Return the columns that transforms make of the inputs recorded; records that have the same ones go together."""
+    types = {each.name: each.type for column in registered.columns for each in (column, *column.inputs)}
+    held = [{value.column: value for value in one.inputs if value.column in types} for one in served]
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for row, inputs in enumerate(held):
+        alike.setdefault(tuple(sorted(inputs)), []).append(row)
+    found: list[Values] = [{} for _ in served]
+    for names, rows in alike.items():
+        taken = {name: from_records([held[row][name] for row in rows], types[name]) for name in names}
+        for column, values in apply(_computable(registered.feature_set.transforms, names), taken).items():
+            for row, value in zip(rows, values.tolist(), strict=True):
+                found[row][column] = None if value != value else value
+    return found
+
+
+def _computable(transforms: Sequence[Transform], names: Sequence[str]) -> list[Transform]:
+    """Return the transforms that can be computed of columns; one that made such a column was not computed for it."""
+    found, known = [], set(names)
+    for transform in transforms:
+        if known.issuperset(sources(transform)) and known.isdisjoint(outputs(transform)):
+            found.append(transform)
+            known.update(outputs(transform))
+    return found
+
+
+def _outputs(feature_set: FeatureSet) -> Iterator[str]:
+    for transform in feature_set.transforms:
+        yield from outputs(transform)
 
 
 def _rows(artifacts: ArtifactStore, view: View, asked: pa.Table, most: int | None) -> pa.Table | None:

@@ -81,7 +81,7 @@ class Parity:
         most = predictions or _USUAL_PREDICTIONS
         frame = await self._frames.predictions(endpoint, start=start, end=end, records=True, newest=most)
         records = [PredictionRecord.FromString(record) for record in frame["record"]]
-        records = [record for record in records if record.feature_position]
+        records = [record for record in records if record.feature_position or record.inputs]
         bundles = await asyncio.to_thread(self._facts.bundles_there, {record.bundle_digest for record in records})
         # What a bundle that cannot be read took is not known.
         records = [record for record in records if record.bundle_digest in bundles]
@@ -134,6 +134,7 @@ def _requests(records: Sequence[PredictionRecord], bundles: dict[str, Bundle]) -
                 cutoff_micros=record.event_time_micros,
                 position=record.feature_position,
                 values=_values(record, bundle),
+                inputs=record.inputs,
             )
         )
     for (feature_set, version), served in sorted(by_set.items()):
@@ -144,22 +145,28 @@ def _requests(records: Sequence[PredictionRecord], bundles: dict[str, Bundle]) -
 
 
 def _values(record: PredictionRecord, bundle: Bundle) -> Iterator[FeatureValue]:
-    """Yield what was looked up; features knows which of the columns come from views."""
+    """Yield what was looked up or made; features knows which of the columns come from views and from transforms."""
     for column, number in zip(bundle.numeric, record.numeric_values, strict=True):
         if column not in record.given_columns:
             yield FeatureValue(column=column, number=number)
     for column, text in zip(bundle.categorical, record.categorical_values, strict=True):
         if column not in record.given_columns:
             yield FeatureValue(column=column, text=text)
+    # What only transforms take of views is no column of the model, but was looked up like the others.
+    models = {column.name for column in bundle.columns}
+    for value in record.inputs:
+        if value.column not in models and value.column not in record.given_columns:
+            yield value
 
 
 def _check(
     records: Sequence[PredictionRecord], report: ParityReport, differences: Sequence[ParityDifference], digest: str
 ) -> ParityCheck:
+    positions = [record.feature_position for record in records if record.feature_position]
     check = ParityCheck(
         endpoint=report.endpoint,
-        min_position=min((record.feature_position for record in records), default=0),
-        max_position=max((record.feature_position for record in records), default=0),
+        min_position=min(positions, default=0),
+        max_position=max(positions, default=0),
         predictions=len(records),
         values=report.values,
         differing_values=report.differing_values,

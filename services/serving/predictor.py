@@ -23,7 +23,7 @@ from services.serving.lease import LeaseKeeper
 from services.serving.lookups import LookedUp, Lookups
 from services.serving.recorder import Recorder
 from services.serving.request import LABEL_KEY_SEPARATOR, Request
-from tabular.on_demand import OnDemand, on_demand
+from tabular.on_demand import OnDemand, on_demand, recorded
 from tabular.scorer import Scorer, Scores
 from tabular.vectors import ColumnMissing, ColumnMistyped, Vectors, assemble
 
@@ -61,13 +61,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Scored:
-    """Rows with the scores that an arm gives them, and how they were looked up; `scorer` is the arm's."""
+    """Rows with the scores that an arm gives them, and how they were looked up; `scorer` is the arm's.
+
+    `taken` is what transforms of the feature set were computed from.
+    """
 
     arm: Arm
     scorer: Scorer
     vectors: Vectors
     scores: Scores
     looked_up: LookedUp
+    taken: Mapping[str, npt.NDArray[Any]]
     features_micros: int
     score_micros: int
 
@@ -172,7 +176,8 @@ class Predictor:
         looked_up = await self._look_up(scorer, request, computing)
         values = {**looked_up.values, **given}
         try:
-            made = computing.compute(values)
+            taken = computing.take(values)
+            made = computing.compute(taken)
             vectors = assemble(scorer.bundle.columns, {**made, **values}, request.rows)
         except (ColumnMissing, ColumnMistyped) as error:
             raise _feature_invalid(scorer, given, error) from error
@@ -181,7 +186,7 @@ class Predictor:
             scores = scorer.score(vectors)
         else:
             scores = await asyncio.to_thread(scorer.score, vectors)
-        return Scored(arm, scorer, vectors, scores, looked_up, _micros(started, assembled), _micros(assembled))
+        return Scored(arm, scorer, vectors, scores, looked_up, taken, _micros(started, assembled), _micros(assembled))
 
     async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand) -> LookedUp:
         bundle = scorer.bundle
@@ -259,6 +264,7 @@ class Predictor:
                 latency_micros=latency,
                 fallback=fallback,
                 given_columns=given,
+                inputs=recorded(scored.taken, row),
             )
             for row in range(request.rows)
         ]

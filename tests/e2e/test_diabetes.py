@@ -87,12 +87,17 @@ def test_predictions_without_times_are_dated_when_they_are_asked_for(
     assert len(read_table(out)) == PATIENTS
 
 
-def test_monitor_compares_with_what_the_model_learnt_from(suite: Running, trained: int) -> None:
+def test_monitor_compares_with_what_the_model_learnt_from_and_what_is_computed_anew(
+    suite: Running, trained: int
+) -> None:
     rows = read_table(SOURCE / "diabetes_data_raw.csv.gz", " ", WITHOUT_SEX, "patient").to_pandas()
     with suite.client() as client:
         client.predict("progression", rows, event_time=DAY)
         found = recorded(client, DAY, PATIENTS, trained)
         assert found["outcome"].notna().all()
+        # The one column that is computed for a request, in each prediction.
+        parity = client.check_parity("progression", predictions=PATIENTS, start=DAY, end=DAY + ONE_DAY)
+        assert (parity.check.values, parity.check.differing_values) == (PATIENTS, 0)
         client.predict("progression", rows.head(1), event_time=DAY + 3 * ONE_DAY)
         recorded(client, DAY + 3 * ONE_DAY, 1, trained)
         request = monitor_api.ExaminePeriodsRequest(request_id=str(uuid4()), endpoint="progression")

@@ -164,6 +164,7 @@ async def test_a_served_value_is_that_of_the_training_set(served: Served) -> Non
         await the_other_protocol_gives_the_same(served, times)
     await what_is_missing_or_mistyped_is_named(served)
     await what_is_given_is_recorded(served)
+    await what_was_made_is_checked(served)
 
 
 async def both_have_the_same(served: Served) -> None:
@@ -233,6 +234,35 @@ async def what_is_given_is_recorded(served: Served) -> None:
     record = (await served.records(list(answer.prediction_ids)))[1]
     assert list(record.given_columns) == ["ratio_bin"]
     assert record.numeric_values[served.bundle.numeric.index("ratio_bin")] == 8.0
+
+
+async def what_was_made_is_checked(served: Served) -> None:
+    monitor = served.suite.stub("monitor")
+    answer = await served.predict(served.rows[:5])
+    honest = (await served.records(list(answer.prediction_ids)))[0]
+    check = await monitor.CheckParity(monitor_api.CheckParityRequest(request_id=new_request_id(), endpoint="late"))
+    every = served.recorded - 3  # of three the request brought one of the columns
+    checked = [column for column in served.bundle.columns if column.source != "request"]
+    # The model does not take the weather, but a transform does.
+    assert check.check.values == (every + 3) * (len(checked) + 1) - 3
+    assert list(check.report.differences) == []
+
+    wrong = PredictionRecord()
+    wrong.CopyFrom(honest)
+    wrong.prediction_id = "wrong/0"
+    wrong.numeric_values[served.bundle.numeric.index("minute")] += 1
+    without = PredictionRecord()
+    without.CopyFrom(honest)
+    without.prediction_id = "without/0"
+    del without.inputs[:]
+    await monitor.RecordPredictions(monitor_api.RecordPredictionsRequest(predictions=[wrong, without]))
+    again = await monitor.CheckParity(monitor_api.CheckParityRequest(request_id=new_request_id(), endpoint="late"))
+    made = sum(column.source == "transform" for column in checked)
+    assert again.check.values - check.check.values == 2 * (len(checked) + 1) - made - 1
+    (found,) = again.report.differences
+    assert (found.prediction_id, found.served.column) == ("wrong/0", "minute")
+    assert found.served.number == found.computed.number + 1
+    assert len(again.alarms) == 1
 
 
 def test_a_manifest_is_read_as_it_was_written() -> None:

@@ -38,7 +38,7 @@ BUNDLE = Bundle(
 
 def hours(placed: Any) -> list[float]:
     computing = on_demand(BUNDLE, {"pair", "share"})
-    return list(computing.compute({"placed": placed})["hour"])
+    return list(computing.compute(computing.take({"placed": placed}))["hour"])
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_nulls_pass_as_in_views_and_only_what_is_needed_is_computed() -> None:
         "shop": np.array(["a|b", None], dtype=object),
         "customer_shop": np.array([1.0, np.nan]),
     }
-    made = computing.compute(values)
+    made = computing.compute(computing.take(values))
     assert sorted(made) == ["pair", "share"]
     assert made["pair"].tolist() == ["a\\|b|1", None]
     assert np.array_equal(made["share"], [np.nan, 0.5], equal_nan=True)
     with pytest.raises(ColumnMissing, match="customer_mean"):
-        computing.compute({"amount": values["amount"]})
+        computing.take({"amount": values["amount"]})
 
 
 def test_a_bundle_without_transforms_computes_nothing() -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lineal/api/features/v1/parity.proto\x12\x16lineal.api.features.v1\"I\n\x0c\x46\x65\x61tureValue\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\x07\n\x05value\"\xff\x01\n\x0eServedFeatures\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x46\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x34.lineal.api.features.v1.ServedFeatures.EntitiesEntry\x12\x15\n\rcutoff_micros\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x34\n\x06values\x18\x05 \x03(\x0b\x32$.lineal.api.features.v1.FeatureValue\x1a/\n\rEntitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa9\x01\n\x10ParityDifference\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x34\n\x06served\x18\x03 \x01(\x0b\x32$.lineal.api.features.v1.FeatureValue\x12\x36\n\x08\x63omputed\x18\x04 \x01(\x0b\x32$.lineal.api.features.v1.FeatureValueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lineal/api/features/v1/parity.proto\x12\x16lineal.api.features.v1\"`\n\x0c\x46\x65\x61tureValue\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x15\n\x0btime_micros\x18\x04 \x01(\x03H\x00\x42\x07\n\x05value\"\xb5\x02\n\x0eServedFeatures\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x46\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x34.lineal.api.features.v1.ServedFeatures.EntitiesEntry\x12\x15\n\rcutoff_micros\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x34\n\x06values\x18\x05 \x03(\x0b\x32$.lineal.api.features.v1.FeatureValue\x12\x34\n\x06inputs\x18\x06 \x03(\x0b\x32$.lineal.api.features.v1.FeatureValue\x1a/\n\rEntitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa9\x01\n\x10ParityDifference\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x34\n\x06served\x18\x03 \x01(\x0b\x32$.lineal.api.features.v1.FeatureValue\x12\x36\n\x08\x63omputed\x18\x04 \x01(\x0b\x32$.lineal.api.features.v1.FeatureValueb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVEDFEATURES_ENTITIESENTRY']._loaded_options = None
   _globals['_SERVEDFEATURES_ENTITIESENTRY']._serialized_options = b'8\001'
   _globals['_FEATUREVALUE']._serialized_start=63
-  _globals['_FEATUREVALUE']._serialized_end=136
-  _globals['_SERVEDFEATURES']._serialized_start=139
-  _globals['_SERVEDFEATURES']._serialized_end=394
-  _globals['_SERVEDFEATURES_ENTITIESENTRY']._serialized_start=347
-  _globals['_SERVEDFEATURES_ENTITIESENTRY']._serialized_end=394
-  _globals['_PARITYDIFFERENCE']._serialized_start=397
-  _globals['_PARITYDIFFERENCE']._serialized_end=566
+  _globals['_FEATUREVALUE']._serialized_end=159
+  _globals['_SERVEDFEATURES']._serialized_start=162
+  _globals['_SERVEDFEATURES']._serialized_end=471
+  _globals['_SERVEDFEATURES_ENTITIESENTRY']._serialized_start=424
+  _globals['_SERVEDFEATURES_ENTITIESENTRY']._serialized_end=471
+  _globals['_PARITYDIFFERENCE']._serialized_start=474
+  _globals['_PARITYDIFFERENCE']._serialized_end=643
 # @@protoc_insertion_point(module_scope)

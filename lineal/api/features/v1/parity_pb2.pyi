@@ -27,24 +27,28 @@ class FeatureValue(_message.Message):
     COLUMN_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    TIME_MICROS_FIELD_NUMBER: _builtins.int
     column: _builtins.str
     """The feature's column in the feature set."""
     number: _builtins.float
     """A number; NaN is null."""
     text: _builtins.str
-    """A category; the empty text is null."""
+    """A category; the empty text is null, but of what a transform takes it is a text."""
+    time_micros: _builtins.int
+    """A time that a transform takes, in microseconds since 1970-01-01 UTC."""
     def __init__(
         self,
         *,
         column: _builtins.str = ...,
         number: _builtins.float = ...,
         text: _builtins.str = ...,
+        time_micros: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "time_micros", b"time_micros", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "number", b"number", "text", b"text", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "number", b"number", "text", b"text", "time_micros", b"time_micros", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["number", "text"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["number", "text", "time_micros"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
@@ -81,6 +85,7 @@ class ServedFeatures(_message.Message):
     CUTOFF_MICROS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """Id of the prediction."""
     cutoff_micros: _builtins.int
@@ -93,7 +98,11 @@ class ServedFeatures(_message.Message):
 
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureValue]:
-        """The values; those of columns that come from no view are passed over."""
+        """The values; those of columns that come from no view and no transform whose inputs are known are passed over."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureValue]:
+        """What the transforms of the feature set took, as they took it."""
 
     def __init__(
         self,
@@ -103,10 +112,11 @@ class ServedFeatures(_message.Message):
         cutoff_micros: _builtins.int = ...,
         position: _builtins.int = ...,
         values: _abc.Iterable[Global___FeatureValue] | None = ...,
+        inputs: _abc.Iterable[Global___FeatureValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff_micros", b"cutoff_micros", "entities", b"entities", "position", b"position", "prediction_id", b"prediction_id", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff_micros", b"cutoff_micros", "entities", b"entities", "inputs", b"inputs", "position", b"position", "prediction_id", b"prediction_id", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,7 +142,7 @@ class ParityDifference(_message.Message):
 
     @_builtins.property
     def computed(self) -> Global___FeatureValue:
-        """The value computed offline, as of the same cut-off and log position."""
+        """The value computed offline, as of the same cut-off and log position; of a transform from the inputs recorded."""
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from lineal.api.features.v1 import parity_pb2 as _parity_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -64,6 +65,7 @@ class PredictionRecord(_message.Message):
     LATENCY_MICROS_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
     GIVEN_COLUMNS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """Request id, a slash and the row number."""
     endpoint: _builtins.str
@@ -112,6 +114,10 @@ class PredictionRecord(_message.Message):
     def given_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns that are looked up or computed by a transform of the feature set, but that the request brought itself."""
 
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_parity_pb2.FeatureValue]:
+        """What the transforms of the feature set took that were computed for it, be it sent or looked up."""
+
     def __init__(
         self,
         *,
@@ -135,10 +141,11 @@ class PredictionRecord(_message.Message):
         latency_micros: _builtins.int = ...,
         fallback: _builtins.bool = ...,
         given_columns: _abc.Iterable[_builtins.str] | None = ...,
+        inputs: _abc.Iterable[_parity_pb2.FeatureValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "generation", b"generation", "given_columns", b"given_columns", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "generation", b"generation", "given_columns", b"given_columns", "inputs", b"inputs", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
