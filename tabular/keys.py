@@ -75,6 +75,8 @@ def latest_rows(code: Ints, *orders: Ints) -> Ints:
 
     Rows of code -1 are left out.
     """
+    if np.bincount(code[code >= 0]).max(initial=0) <= 1:
+        return np.flatnonzero(code >= 0)  # no code comes twice, as in most tables: nothing to sort
     ranked = np.lexsort((*reversed(orders), code)) if orders else np.argsort(code, kind="stable")
     ordered = code[ranked]
     last = np.append(ordered[1:] != ordered[:-1], True) if len(ordered) else np.zeros(0, dtype=np.bool_)

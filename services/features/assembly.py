@@ -72,10 +72,15 @@ def columns_read(wanted: ViewFeatures, view: FeatureView) -> list[str]:
     return needed(view.transforms, columns_used(wanted, view))[1]
 
 
+def columns_loaded(wanted: ViewFeatures, view: FeatureView, dataset: Dataset) -> list[str]:
+    """Return the columns of the dataset that `ViewRows` takes: keys, times, and what features are computed from."""
+    times = (name for name in (dataset.event_time, dataset.available_time) if name)
+    return list(dict.fromkeys([*view.entity_keys, *columns_read(wanted, view), *times]))
+
+
 def schema_read(wanted: ViewFeatures, view: FeatureView, dataset: Dataset) -> pa.Schema:
     """Return the columns of the dataset that are read for a view's features: with its keys and times."""
-    needed = {*dataset.row_key, *view.entity_keys, *columns_read(wanted, view)}
-    needed |= {name for name in (dataset.event_time, dataset.available_time) if name}
+    needed = {*dataset.row_key, *columns_loaded(wanted, view, dataset)}
     return pa.schema([field for field in arrow_schema(dataset) if field.name in needed])
 
 
@@ -141,46 +146,84 @@ def spine_of(
     Of several rows with one row key the one available latest counts, then the one that came last. A row without a label
     does not enter: nothing is known of it, or not in time.
     """
-    _, available = times(left, spine)
+    event, available = times(left, spine)
     (code,) = keys.codes([left[name] for name in spine.row_key])
-    left = left.take(keys.latest_rows(code, available))
-    if spine.event_time:
-        cutoff = times(left, spine)[0] + feature_set.spine.cutoff_offset.ToMicroseconds()
-        inside = np.ones(len(cutoff), dtype=np.bool_)
-        if span.start is not None:
-            inside &= cutoff >= span.start
-        if span.end is not None:
-            inside &= cutoff < span.end
-        left = left.append_column(CUTOFF, pa.array(cutoff).cast(TIMESTAMP)).filter(pa.array(inside))
-    else:
-        left = left.append_column(CUTOFF, pa.nulls(left.num_rows, TIMESTAMP))
+    cutoff = event + feature_set.spine.cutoff_offset.ToMicroseconds() if spine.event_time else None
+    rows = keys.latest_rows(code, available)
+    if cutoff is not None:
+        rows = rows[_inside(span, cutoff[rows])]
     if span.share < 1.0:
-        left = left.filter(pa.array(keys.lots([left[name] for name in spine.row_key]) < int(span.share * keys.LOTS)))
-    left = _with_label(feature_set.label, label, span, left, right)
-    order = [(CUTOFF, "ascending"), *((name, "ascending") for name in spine.row_key)]
-    return left.sort_by(order).combine_chunks()
+        lots = keys.lots([left[name].take(rows) for name in spine.row_key])
+        rows = rows[lots < int(span.share * keys.LOTS)]
+    declared = feature_set.label
+    if right is left and declared.key == spine.row_key:
+        asked, held = code[rows], code
+    else:
+        asked, held = keys.codes(
+            [left[name].take(rows) for name in declared.key], [right[name] for name in declared.key]
+        )
+    told = times(right, label)[1]
+    labels = _label_values(declared, right[declared.column])
+    row = _label_rows(span, right, told, asked, held)
+    found = row >= 0
+    found[found] = ~np.isnan(labels[row[found]])
+    rows, row = rows[found], row[found]
+    table = left if len(rows) == left.num_rows else left.take(rows)
+    table = table.append_column(CUTOFF, _instants(cutoff, rows)).append_column(LABEL, pa.array(labels[row]))
+    table = table.append_column(LABEL_TIME, _instants(told if label.event_time else None, row))
+    return in_final_order(table, spine.row_key)
 
 
-def _with_label(declared: Label, dataset: Dataset, span: Range, left: pa.Table, right: pa.Table) -> pa.Table:
-    _, available = times(right, dataset)
+def _inside(span: Range, cutoff: Ints) -> npt.NDArray[np.bool_]:
+    inside = np.ones(len(cutoff), dtype=np.bool_)
+    if span.start is not None:
+        inside &= cutoff >= span.start
+    if span.end is not None:
+        inside &= cutoff < span.end
+    return inside
+
+
+def _label_rows(span: Range, right: pa.Table, available: Ints, asked: Ints, held: Ints) -> Ints:
+    """Return the row that has the label of each code asked for, -1 where none was known in time."""
     end = FOREVER if span.label_known is None else span.label_known
     counting = available <= end
     if SUPERSEDED in right.column_names:
         counting &= right[SUPERSEDED].to_numpy() > end
-    known = np.flatnonzero(counting)
-    right, available = right.take(known), available[known]
-    wanted, held = keys.codes([left[name] for name in declared.key], [right[name] for name in declared.key])
+    held = np.where(counting, held, -1)
     latest = keys.latest_rows(held, available)
     # Codes are dense, so a table from code to row finds each label in one step.
-    row_of = np.full(max(wanted.max(initial=-1), held.max(initial=-1)) + 2, -1, dtype=np.int64)
+    row_of = np.full(max(asked.max(initial=-1), held.max(initial=-1)) + 2, -1, dtype=np.int64)
     row_of[held[latest]] = latest
-    row = row_of[wanted]
-    labels = _label_values(declared, right[declared.column])
-    found = row >= 0
-    found[found] = ~np.isnan(labels[row[found]])
-    left, row = left.filter(pa.array(found)), row[found]
-    when = pa.array(available[row]).cast(TIMESTAMP) if dataset.event_time else pa.nulls(len(row), TIMESTAMP)
-    return left.append_column(LABEL, pa.array(labels[row])).append_column(LABEL_TIME, when)
+    found: Ints = row_of[asked]
+    return found
+
+
+def _instants(micros: Ints | None, rows: Ints) -> pa.Array:
+    return pa.nulls(len(rows), TIMESTAMP) if micros is None else pa.array(micros[rows]).cast(TIMESTAMP)
+
+
+def in_final_order(table: pa.Table, row_key: Sequence[str]) -> pa.Table:
+    """Return rows by cut-off, then row key. Where they came so, as from an orderly source, nothing is sorted."""
+    names = [CUTOFF, *row_key]
+    if not _ascending([table[name] for name in names]):
+        table = table.sort_by([(name, "ascending") for name in names])
+    return table.combine_chunks()
+
+
+def _ascending(columns: Sequence[pa.ChunkedArray]) -> bool:
+    """Say whether rows are in the order of columns, the first most important; never where only some are null."""
+    tied = np.ones(max(len(columns[0]) - 1, 0), dtype=np.bool_)
+    for column in columns:
+        if column.null_count == len(column):
+            continue
+        if column.null_count:
+            return False
+        whole = column.combine_chunks()
+        before, after = whole[:-1], whole[1:]
+        if (tied & pc.greater(before, after).to_numpy(zero_copy_only=False)).any():
+            return False
+        tied &= pc.equal(before, after).to_numpy(zero_copy_only=False)
+    return True
 
 
 def _label_values(label: Label, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ the cluster: the same inputs give the same bytes on any number of workers.
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,10 @@ def spine(place: Place, plan: Plan, left: Held, right: Held, bucket: int) -> tup
     """Make the rows that enter, of one bucket; return with the result how many there are of each day, in order."""
     feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
     of_spine, of_label = (dataset(plan, name) for name in (feature_set.spine.dataset, feature_set.label.dataset))
-    table = assembly.spine_of(
-        feature_set, of_spine, of_label, plan.span, _rows(place, left, bucket), _rows(place, right, bucket)
-    )
+    rows = _rows(place, left, bucket)
+    # Labels often are columns of the rows themselves.
+    labels = rows if right == left else _rows(place, right, bucket)
+    table = assembly.spine_of(feature_set, of_spine, of_label, plan.span, rows, labels)
     days = [(0, table.num_rows)]
     if of_spine.event_time:
         day, rows = np.unique(table[CUTOFF].cast(pa.int64()).to_numpy() // _DAY, return_counts=True)
@@ -166,9 +167,8 @@ def slices(days: Sequence[Sequence[tuple[int, int]]], most: int) -> list[list[tu
 def merged(place: Place, plan: Plan, parts: Sequence[Slice]) -> str:
     """Put one slice of all spine buckets in its final order."""
     declared = FeatureSetRegistered.FromString(plan.feature_set).feature_set.spine.dataset
-    order = [(CUTOFF, "ascending"), *((name, "ascending") for name in dataset(plan, declared).row_key)]
     table = pa.concat_tables([_slice(place, part) for part in parts])
-    return scratch.write(_scratch(place), [table.sort_by(order)])
+    return scratch.write(_scratch(place), [assembly.in_final_order(table, dataset(plan, declared).row_key)])
 
 
 def features(place: Place, plan: Plan, n: int, held: Held, cut: Sequence[Slice], bucket: int, buckets: int) -> str:
@@ -177,7 +177,9 @@ def features(place: Place, plan: Plan, n: int, held: Held, cut: Sequence[Slice],
     wanted = feature_set.view_features[n]
     view = FeatureView.FromString(plan.views[wanted.view])
     columns = list(dict.fromkeys([*spine_keys(wanted, view), CUTOFF]))
-    rows = ViewRows(feature_set, n, view, dataset(plan, view.dataset), _rows(place, held, bucket))
+    of_view = dataset(plan, view.dataset)
+    table = _rows(place, held, bucket, assembly.columns_loaded(wanted, view, of_view))
+    rows = ViewRows(feature_set, n, view, of_view, table)
 
     def computed(part: Slice) -> pa.Table:
         asked = _slice(place, part, columns)
@@ -220,11 +222,12 @@ def dataset(plan: Plan, name: str) -> Dataset:
     return assembly.dataset_of(plan.sources[name].declaration)
 
 
-def _rows(place: Place, held: Held, bucket: int) -> pa.Table:
+def _rows(place: Place, held: Held, bucket: int, columns: Sequence[str] | None = None) -> pa.Table:
     if held.parts:
+        # Mapped: a column that nobody looks at is not read.
         tables = [scratch.read(_scratch(place), digest, bucket) for digest in held.parts]
         return pa.concat_tables(tables)
-    table = assembly.load(held.files)
+    table = assembly.load(held.files if columns is None else replace(held.files, columns=list(columns)))
     if not held.corrected:
         return table
     found = pa.concat_tables([scratch.read(_scratch(place), digest, 0) for digest in held.corrected])

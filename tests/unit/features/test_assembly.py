@@ -63,3 +63,24 @@ def test_a_sample_is_the_same_rows_whatever_else_is_there() -> None:
     taken = set(some["trip"].to_pylist())
     assert 0.2 < len(taken) / whole.num_rows < 0.3
     assert set(half["trip"].to_pylist()) == taken & set(left.slice(0, 1000)["trip"].to_pylist())
+
+
+def test_rows_end_in_one_order_however_they_came() -> None:
+    left, right = tables()
+    spine = assembly.spine_of(feature_set(), trips(), ends(), EVERYTHING, left, right)
+    for order in ("ascending", "descending"):
+        came = left.sort_by([("start", order), ("trip", "ascending")])
+        assert assembly.spine_of(feature_set(), trips(), ends(), EVERYTHING, came, right).equals(spine)
+    assert spine.equals(spine.sort_by([("cutoff", "ascending"), ("trip", "ascending")]))
+
+
+def test_labels_of_the_rows_themselves_are_those_of_a_table_beside_them() -> None:
+    left, _ = tables()
+    left = pa.concat_tables([left, left.slice(0, 40)])
+    declared = feature_set()
+    declared.label.dataset, declared.label.column = "trips", "km"
+    middle = left["told"].cast(pa.int64()).sort().to_numpy()[80]
+    own = assembly.spine_of(declared, trips(), trips(), Range(None, None, middle), left, left)
+    assert 0 < own.num_rows < left.num_rows
+    copy = left.slice(0)
+    assert own.equals(assembly.spine_of(declared, trips(), trips(), Range(None, None, middle), left, copy))

@@ -24,3 +24,8 @@ def test_the_latest_row_of_each_code_wins() -> None:
     code = np.array([0, 1, 0, -1, 1])
     assert keys.latest_rows(code).tolist() == [2, 4]
     assert keys.latest_rows(code, np.array([9, 1, 2, 0, 1])).tolist() == [0, 4]
+
+
+def test_all_rows_are_the_latest_where_no_code_comes_twice() -> None:
+    assert keys.latest_rows(np.array([2, -1, 0]), np.array([1, 2, 3])).tolist() == [0, 2]
+    assert keys.latest_rows(np.zeros(0, dtype=np.int64)).tolist() == []
