@@ -41,8 +41,9 @@ def window(view: str, key: str) -> str:
 
 def asof(view: str, key: str) -> str:
     """Return the query that joins running sums."""
+    # RANGE, not ROWS: of landings at one instant ASOF takes any, so each must have the sums of all of them.
     sums = f"""SELECT {key} AS key, event_time AS t, count(delay) OVER k AS n, sum(delay) OVER k AS s FROM arrivals
-        WHERE {key} IS NOT NULL WINDOW k AS (PARTITION BY {key} ORDER BY event_time ROWS UNBOUNDED PRECEDING)"""
+        WHERE {key} IS NOT NULL WINDOW k AS (PARTITION BY {key} ORDER BY event_time RANGE UNBOUNDED PRECEDING)"""
     columns = ", ".join(
         f"coalesce(now.n, 0) - coalesce(l{name}.n, 0) AS {view}_n_{name}, "
         f"(coalesce(now.s, 0) - coalesce(l{name}.s, 0)) / nullif(coalesce(now.n, 0) - coalesce(l{name}.n, 0), 0) "
