@@ -76,6 +76,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     look.runs,
     log.events,
     log.lineage,
+    log.impact,
     log.endpoint,
     look.trace,
     look.explain,

@@ -3,8 +3,10 @@
 import json
 import sys
 from collections import Counter
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +18,10 @@ from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.api.registry.v1.endpoint_pb2 import ArmRole
 from lineal.cli.look import word
 from lineal.cli.moments import At, Position, Times, utc
-from lineal.cli.output import moment, options, plain, say, short, show
+from lineal.cli.output import moment, options, plain, progress, say, short, show
 from lineal.cli.work import connect
 from lineal.cloudevents import cloud_event
+from lineal.impact import Impact
 from lineal.openlineage import SEEN, export
 from lineal.records import full_type, message_of, read
 
@@ -132,6 +135,38 @@ def lineage(
     show(value, ("source", "made into", "position"), rows, title=title)
     if page.next_page_token:
         say(f"There is more than {limit:,} edges; --limit 0 shows all.")
+
+
+def impact(
+    batch: Annotated[str, typer.Argument(help="<dataset>/<batch id>.")],
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Stop after so many predictions; 0 is all.", min=0)] = 0,
+) -> None:
+    """List the sealed predictions that a batch has a part in, through their model or through looked-up features."""
+    with connect() as client, progress() as display:
+        task = display.add_task("predictions that used it", total=None)
+        found = []
+        for use in islice(Impact(client.services, batch).predictions(), limit or None):
+            found.append(use)
+            display.advance(task)
+    through = Counter(
+        " and ".join(what for what, used in (("model", use.model), ("features", use.features)) if used)
+        for use in found
+    )
+    ways = ", ".join(f"{count:,} through {what}" for what, count in through.most_common())
+    whole = f"{len(found):,} predictions: {ways}" if found else "no prediction"
+    rows = [
+        (
+            use.prediction_id,
+            use.endpoint,
+            datetime.fromtimestamp(use.event_time_micros / 1_000_000, UTC),
+            short(use.bundle_digest),
+            "yes" if use.model else "",
+            "yes" if use.features else "",
+        )
+        for use in found
+    ]
+    columns = ("prediction", "endpoint", "event time", "bundle", "model", "features")
+    show([asdict(use) for use in found], columns, rows, title=f"{batch} has a part in {whole}")
 
 
 def endpoint(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -41,6 +41,10 @@ _SEAL_SECONDS = 30.0
 
 class PredictionUnknown(NotFound):
     """No prediction of that id was recorded."""
+
+
+class SegmentUnknown(NotFound):
+    """No segment of that digest was sealed."""
 
 
 class ReportUnknown(NotFound):
@@ -132,6 +136,14 @@ class Monitor:
         if place is None:
             raise _unknown(prediction_id)
         return await asyncio.to_thread(proofs.prove, self._artifacts, place)
+
+    async def segment(self, digest: str, bundles: Collection[str], position: int) -> list[PredictionRecord]:
+        """Return predictions of a sealed segment, see `Segment.using`. Raises SegmentUnknown."""
+        if not await self._sealed.query(lambda connection: projections.is_segment(connection, digest)):
+            raise SegmentUnknown(f"no segment {digest[:64]!r} was sealed; `lineal lineage` names those that were")
+        return await asyncio.to_thread(
+            lambda: Segment.from_parquet(self._artifacts.read(digest)).using(bundles, position)
+        )
 
     async def predictions(self, endpoint: str, start: int | None, end: int | None, min_position: int) -> pd.DataFrame:
         """Return predictions with outcomes; a column `score_<digest>` for each bundle that scored in the background."""

@@ -199,6 +199,11 @@ class OutcomeTables:
                 connection.execute(insert(OUTCOMES), known)
 
 
+def is_segment(connection: Connection, digest: str) -> bool:
+    """Tell whether a segment of that digest was sealed."""
+    return connection.execute(select(SEGMENTS.c.position).where(SEGMENTS.c.digest == digest)).first() is not None
+
+
 def segments_between(connection: Connection, endpoint: str, start: int, end: int) -> list[str]:
     """Return the digests of segments that hold event times in [start, end) microseconds, in order of the log."""
     query = (

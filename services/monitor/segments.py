@@ -1,7 +1,7 @@
 """Segments: prediction records sealed in a Parquet file, with a Merkle root over their serialised bytes."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -83,6 +83,20 @@ class Segment:
             [PredictionRecord.FromString(record) for record in self.predictions],
             [MirroredScore.FromString(record) for record in self.mirrored],
         )
+
+    def using(self, bundles: Collection[str], position: int) -> list[PredictionRecord]:
+        """Return the predictions that one of some bundles answered, or that looked features up as of a log position.
+
+        As of it or later; with neither condition, no bundles and 0, all.
+        """
+        predictions, _ = self.decoded()
+        if not bundles and not position:
+            return predictions
+        return [
+            record
+            for record in predictions
+            if record.bundle_digest in bundles or 0 < position <= record.feature_position
+        ]
 
 
 def _lookups(predictions: Sequence[PredictionRecord], bundles: Mapping[str, Bundle]) -> list[FeatureLookup]:

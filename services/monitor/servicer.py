@@ -13,6 +13,7 @@ from services.monitor.parity import Parity
 
 Context = Any
 _PIECE_BYTES = 1 << 20
+_PIECE_RECORDS = 1_000
 
 
 class MonitorServicer(MonitorServiceServicer):
@@ -67,6 +68,15 @@ class MonitorServicer(MonitorServiceServicer):
         data = memoryview(sink.getvalue())
         for start in range(0, len(data), _PIECE_BYTES):
             yield api.ReadPredictionsResponse(arrow=bytes(data[start : start + _PIECE_BYTES]))
+
+    async def ReadSegment(
+        self, request: api.ReadSegmentRequest, context: Context
+    ) -> AsyncIterator[api.ReadSegmentResponse]:
+        records = await self._monitor.segment(
+            request.segment_digest, set(request.bundle_digests), request.min_feature_position
+        )
+        for start in range(0, len(records), _PIECE_RECORDS):
+            yield api.ReadSegmentResponse(predictions=records[start : start + _PIECE_RECORDS])
 
     async def ExaminePeriods(self, request: api.ExaminePeriodsRequest, context: Context) -> api.ExaminePeriodsResponse:
         periods, alarms, watermark, position = await self._monitor.examine(request.endpoint)

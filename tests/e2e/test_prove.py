@@ -108,6 +108,20 @@ def test_a_batch_leads_to_the_predictions_that_looked_it_up(
     assert "may have used it" in suite.lineal("lineage", "payments/first payments", "--down")
 
 
+def test_the_predictions_that_a_batch_has_a_part_in_are_listed(suite: Running, proven: Path, key: str) -> None:
+    prediction = json.loads(suite.lineal("verify", str(proven), "--key", key, "--json"))["prediction"]["prediction_id"]
+    traced = json.loads(suite.lineal("trace", prediction, "--json"))
+    behind = {f"{view['dataset']}/{row['batch_id']}" for view in traced["views"] for row in view["rows"]}
+    for batch in ("orders/first orders", "payments/first payments", "payments/late payments"):
+        uses = {use["prediction_id"]: use for use in json.loads(suite.lineal("impact", batch, "--json"))}
+        # The model was learnt from the first batches, whoever the customer is; the features are of one customer.
+        learnt = "first" in batch
+        assert (prediction in uses) == (learnt or batch in behind)
+        if prediction in uses:
+            assert (uses[prediction]["model"], uses[prediction]["features"]) == (learnt, batch in behind)
+    assert "through model" in suite.lineal("impact", "orders/first orders")
+
+
 def test_columns_that_a_request_brings_are_recorded_as_such(
     suite: Running, notebook: dict[str, Any], key: str, tmp_path: Path
 ) -> None:

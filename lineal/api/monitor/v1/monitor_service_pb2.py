@@ -28,7 +28,7 @@ from lineal.api.monitor.v1 import report_pb2 as lineal_dot_api_dot_monitor_dot_v
 from lineal.api.registry.v1 import endpoint_pb2 as lineal_dot_api_dot_registry_dot_v1_dot_endpoint__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/monitor/v1/monitor_service.proto\x12\x15lineal.api.monitor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&lineal/api/monitor/v1/prediction.proto\x1a\"lineal/api/monitor/v1/report.proto\x1a%lineal/api/registry/v1/endpoint.proto\"\xab\x01\n\x18RecordPredictionsRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12<\n\x0bpredictions\x18\x02 \x03(\x0b\x32\'.lineal.api.monitor.v1.PredictionRecord\x12=\n\x0fmirrored_scores\x18\x03 \x03(\x0b\x32$.lineal.api.monitor.v1.MirroredScore\"-\n\x19RecordPredictionsResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x04\"-\n\x14GetPredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"\x9a\x02\n\x15GetPredictionResponse\x12;\n\nprediction\x18\x01 \x01(\x0b\x32\'.lineal.api.monitor.v1.PredictionRecord\x12\x17\n\x0fnumeric_columns\x18\x02 \x03(\t\x12\x1b\n\x13\x63\x61tegorical_columns\x18\x03 \x03(\t\x12\x14\n\x07outcome\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\routcome_batch\x18\x05 \x01(\t\x12\x16\n\x0esegment_digest\x18\x06 \x01(\t\x12=\n\x0fmirrored_scores\x18\x07 \x03(\x0b\x32$.lineal.api.monitor.v1.MirroredScoreB\n\n\x08_outcome\"2\n\x19GetPredictionProofRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"\x86\x01\n\x1aGetPredictionProofResponse\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x16\n\x0esegment_digest\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\x04\x12\x11\n\tmanifests\x18\x06 \x03(\x0c\"\x9e\x01\n\x16ReadPredictionsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\"(\n\x17ReadPredictionsResponse\x12\r\n\x05\x61rrow\x18\x01 \x01(\x0c\"=\n\x15\x45xaminePeriodsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\"\xbc\x01\n\x16\x45xaminePeriodsResponse\x12.\n\x07periods\x18\x01 \x03(\x0b\x32\x1d.lineal.api.monitor.v1.Period\x12,\n\x06\x61larms\x18\x02 \x03(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\x12\x32\n\x0ewatermark_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x04 \x01(\x04\"\xad\x01\n\x12\x43heckParityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bpredictions\x18\x05 \x01(\r\"\xbd\x01\n\x13\x43heckParityResponse\x12\x31\n\x05\x63heck\x18\x01 \x01(\x0b\x32\".lineal.api.monitor.v1.ParityCheck\x12,\n\x06\x61larms\x18\x02 \x03(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\x12\x33\n\x06report\x18\x03 \x01(\x0b\x32#.lineal.api.monitor.v1.ParityReport\x12\x10\n\x08position\x18\x04 \x01(\x04\"/\n\x16GetParityReportRequest\x12\x15\n\rreport_digest\x18\x01 \x01(\t\"N\n\x17GetParityReportResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.lineal.api.monitor.v1.ParityReport\"M\n\x12ListPeriodsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x13ListPeriodsResponse\x12.\n\x07periods\x18\x01 \x03(\x0b\x32\x1d.lineal.api.monitor.v1.Period\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x16GetPeriodReportRequest\x12\x15\n\rreport_digest\x18\x01 \x01(\t\"N\n\x17GetPeriodReportResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.lineal.api.monitor.v1.PeriodReport\"L\n\x11ListAlarmsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x12ListAlarmsResponse\x12,\n\x06\x61larms\x18\x01 \x03(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x15GetPerformanceRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\"M\n\x16GetPerformanceResponse\x12\x33\n\x04\x61rms\x18\x01 \x03(\x0b\x32%.lineal.api.monitor.v1.ArmPerformance\"\x8b\x02\n\x13JudgeReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61ndidate_digest\x18\x03 \x01(\t\x12\x17\n\x0f\x63hampion_digest\x18\x04 \x01(\t\x12\x17\n\x0f\x66rom_generation\x18\x05 \x01(\x04\x12\x17\n\x0fstep_generation\x18\x06 \x01(\x04\x12\x32\n\x05stage\x18\x07 \x01(\x0e\x32#.lineal.api.monitor.v1.ReleaseStage\x12\x35\n\x06policy\x18\x08 \x01(\x0b\x32%.lineal.api.registry.v1.ReleasePolicy\"\xa5\x01\n\x14JudgeReleaseResponse\x12/\n\x07verdict\x18\x01 \x01(\x0e\x32\x1e.lineal.api.monitor.v1.Verdict\x12\x0f\n\x07\x66inding\x18\x02 \x01(\t\x12\x34\n\x06report\x18\x03 \x01(\x0b\x32$.lineal.api.monitor.v1.ReleaseReport\x12\x15\n\rreport_digest\x18\x04 \x01(\t\"&\n\x12GetCountersRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"O\n\x13GetCountersResponse\x12\x38\n\tendpoints\x18\x01 \x03(\x0b\x32%.lineal.api.monitor.v1.RecordCounters\"Z\n\x0eRecordCounters\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x10\n\x08recorded\x18\x02 \x01(\x04\x12\x0e\n\x06sealed\x18\x03 \x01(\x04\x12\x14\n\x0cwith_outcome\x18\x04 \x01(\x04\x32\xa3\x0b\n\x0eMonitorService\x12v\n\x11RecordPredictions\x12/.lineal.api.monitor.v1.RecordPredictionsRequest\x1a\x30.lineal.api.monitor.v1.RecordPredictionsResponse\x12j\n\rGetPrediction\x12+.lineal.api.monitor.v1.GetPredictionRequest\x1a,.lineal.api.monitor.v1.GetPredictionResponse\x12y\n\x12GetPredictionProof\x12\x30.lineal.api.monitor.v1.GetPredictionProofRequest\x1a\x31.lineal.api.monitor.v1.GetPredictionProofResponse\x12r\n\x0fReadPredictions\x12-.lineal.api.monitor.v1.ReadPredictionsRequest\x1a..lineal.api.monitor.v1.ReadPredictionsResponse0\x01\x12m\n\x0e\x45xaminePeriods\x12,.lineal.api.monitor.v1.ExaminePeriodsRequest\x1a-.lineal.api.monitor.v1.ExaminePeriodsResponse\x12\x64\n\x0b\x43heckParity\x12).lineal.api.monitor.v1.CheckParityRequest\x1a*.lineal.api.monitor.v1.CheckParityResponse\x12p\n\x0fGetParityReport\x12-.lineal.api.monitor.v1.GetParityReportRequest\x1a..lineal.api.monitor.v1.GetParityReportResponse\x12\x64\n\x0bListPeriods\x12).lineal.api.monitor.v1.ListPeriodsRequest\x1a*.lineal.api.monitor.v1.ListPeriodsResponse\x12p\n\x0fGetPeriodReport\x12-.lineal.api.monitor.v1.GetPeriodReportRequest\x1a..lineal.api.monitor.v1.GetPeriodReportResponse\x12\x61\n\nListAlarms\x12(.lineal.api.monitor.v1.ListAlarmsRequest\x1a).lineal.api.monitor.v1.ListAlarmsResponse\x12m\n\x0eGetPerformance\x12,.lineal.api.monitor.v1.GetPerformanceRequest\x1a-.lineal.api.monitor.v1.GetPerformanceResponse\x12g\n\x0cJudgeRelease\x12*.lineal.api.monitor.v1.JudgeReleaseRequest\x1a+.lineal.api.monitor.v1.JudgeReleaseResponse\x12\x64\n\x0bGetCounters\x12).lineal.api.monitor.v1.GetCountersRequest\x1a*.lineal.api.monitor.v1.GetCountersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/monitor/v1/monitor_service.proto\x12\x15lineal.api.monitor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&lineal/api/monitor/v1/prediction.proto\x1a\"lineal/api/monitor/v1/report.proto\x1a%lineal/api/registry/v1/endpoint.proto\"\xab\x01\n\x18RecordPredictionsRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12<\n\x0bpredictions\x18\x02 \x03(\x0b\x32\'.lineal.api.monitor.v1.PredictionRecord\x12=\n\x0fmirrored_scores\x18\x03 \x03(\x0b\x32$.lineal.api.monitor.v1.MirroredScore\"-\n\x19RecordPredictionsResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x04\"-\n\x14GetPredictionRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"\x9a\x02\n\x15GetPredictionResponse\x12;\n\nprediction\x18\x01 \x01(\x0b\x32\'.lineal.api.monitor.v1.PredictionRecord\x12\x17\n\x0fnumeric_columns\x18\x02 \x03(\t\x12\x1b\n\x13\x63\x61tegorical_columns\x18\x03 \x03(\t\x12\x14\n\x07outcome\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\routcome_batch\x18\x05 \x01(\t\x12\x16\n\x0esegment_digest\x18\x06 \x01(\t\x12=\n\x0fmirrored_scores\x18\x07 \x03(\x0b\x32$.lineal.api.monitor.v1.MirroredScoreB\n\n\x08_outcome\"2\n\x19GetPredictionProofRequest\x12\x15\n\rprediction_id\x18\x01 \x01(\t\"\x86\x01\n\x1aGetPredictionProofResponse\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x16\n\x0esegment_digest\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\x04\x12\x11\n\tmanifests\x18\x06 \x03(\x0c\"b\n\x12ReadSegmentRequest\x12\x16\n\x0esegment_digest\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_digests\x18\x02 \x03(\t\x12\x1c\n\x14min_feature_position\x18\x03 \x01(\x04\"S\n\x13ReadSegmentResponse\x12<\n\x0bpredictions\x18\x01 \x03(\x0b\x32\'.lineal.api.monitor.v1.PredictionRecord\"\x9e\x01\n\x16ReadPredictionsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\"(\n\x17ReadPredictionsResponse\x12\r\n\x05\x61rrow\x18\x01 \x01(\x0c\"=\n\x15\x45xaminePeriodsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\"\xbc\x01\n\x16\x45xaminePeriodsResponse\x12.\n\x07periods\x18\x01 \x03(\x0b\x32\x1d.lineal.api.monitor.v1.Period\x12,\n\x06\x61larms\x18\x02 \x03(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\x12\x32\n\x0ewatermark_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x04 \x01(\x04\"\xad\x01\n\x12\x43heckParityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bpredictions\x18\x05 \x01(\r\"\xbd\x01\n\x13\x43heckParityResponse\x12\x31\n\x05\x63heck\x18\x01 \x01(\x0b\x32\".lineal.api.monitor.v1.ParityCheck\x12,\n\x06\x61larms\x18\x02 \x03(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\x12\x33\n\x06report\x18\x03 \x01(\x0b\x32#.lineal.api.monitor.v1.ParityReport\x12\x10\n\x08position\x18\x04 \x01(\x04\"/\n\x16GetParityReportRequest\x12\x15\n\rreport_digest\x18\x01 \x01(\t\"N\n\x17GetParityReportResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.lineal.api.monitor.v1.ParityReport\"M\n\x12ListPeriodsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x13ListPeriodsResponse\x12.\n\x07periods\x18\x01 \x03(\x0b\x32\x1d.lineal.api.monitor.v1.Period\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x16GetPeriodReportRequest\x12\x15\n\rreport_digest\x18\x01 \x01(\t\"N\n\x17GetPeriodReportResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.lineal.api.monitor.v1.PeriodReport\"L\n\x11ListAlarmsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x12ListAlarmsResponse\x12,\n\x06\x61larms\x18\x01 \x03(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x15GetPerformanceRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\"M\n\x16GetPerformanceResponse\x12\x33\n\x04\x61rms\x18\x01 \x03(\x0b\x32%.lineal.api.monitor.v1.ArmPerformance\"\x8b\x02\n\x13JudgeReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61ndidate_digest\x18\x03 \x01(\t\x12\x17\n\x0f\x63hampion_digest\x18\x04 \x01(\t\x12\x17\n\x0f\x66rom_generation\x18\x05 \x01(\x04\x12\x17\n\x0fstep_generation\x18\x06 \x01(\x04\x12\x32\n\x05stage\x18\x07 \x01(\x0e\x32#.lineal.api.monitor.v1.ReleaseStage\x12\x35\n\x06policy\x18\x08 \x01(\x0b\x32%.lineal.api.registry.v1.ReleasePolicy\"\xa5\x01\n\x14JudgeReleaseResponse\x12/\n\x07verdict\x18\x01 \x01(\x0e\x32\x1e.lineal.api.monitor.v1.Verdict\x12\x0f\n\x07\x66inding\x18\x02 \x01(\t\x12\x34\n\x06report\x18\x03 \x01(\x0b\x32$.lineal.api.monitor.v1.ReleaseReport\x12\x15\n\rreport_digest\x18\x04 \x01(\t\"&\n\x12GetCountersRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"O\n\x13GetCountersResponse\x12\x38\n\tendpoints\x18\x01 \x03(\x0b\x32%.lineal.api.monitor.v1.RecordCounters\"Z\n\x0eRecordCounters\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x10\n\x08recorded\x18\x02 \x01(\x04\x12\x0e\n\x06sealed\x18\x03 \x01(\x04\x12\x14\n\x0cwith_outcome\x18\x04 \x01(\x04\x32\x8b\x0c\n\x0eMonitorService\x12v\n\x11RecordPredictions\x12/.lineal.api.monitor.v1.RecordPredictionsRequest\x1a\x30.lineal.api.monitor.v1.RecordPredictionsResponse\x12j\n\rGetPrediction\x12+.lineal.api.monitor.v1.GetPredictionRequest\x1a,.lineal.api.monitor.v1.GetPredictionResponse\x12y\n\x12GetPredictionProof\x12\x30.lineal.api.monitor.v1.GetPredictionProofRequest\x1a\x31.lineal.api.monitor.v1.GetPredictionProofResponse\x12r\n\x0fReadPredictions\x12-.lineal.api.monitor.v1.ReadPredictionsRequest\x1a..lineal.api.monitor.v1.ReadPredictionsResponse0\x01\x12\x66\n\x0bReadSegment\x12).lineal.api.monitor.v1.ReadSegmentRequest\x1a*.lineal.api.monitor.v1.ReadSegmentResponse0\x01\x12m\n\x0e\x45xaminePeriods\x12,.lineal.api.monitor.v1.ExaminePeriodsRequest\x1a-.lineal.api.monitor.v1.ExaminePeriodsResponse\x12\x64\n\x0b\x43heckParity\x12).lineal.api.monitor.v1.CheckParityRequest\x1a*.lineal.api.monitor.v1.CheckParityResponse\x12p\n\x0fGetParityReport\x12-.lineal.api.monitor.v1.GetParityReportRequest\x1a..lineal.api.monitor.v1.GetParityReportResponse\x12\x64\n\x0bListPeriods\x12).lineal.api.monitor.v1.ListPeriodsRequest\x1a*.lineal.api.monitor.v1.ListPeriodsResponse\x12p\n\x0fGetPeriodReport\x12-.lineal.api.monitor.v1.GetPeriodReportRequest\x1a..lineal.api.monitor.v1.GetPeriodReportResponse\x12\x61\n\nListAlarms\x12(.lineal.api.monitor.v1.ListAlarmsRequest\x1a).lineal.api.monitor.v1.ListAlarmsResponse\x12m\n\x0eGetPerformance\x12,.lineal.api.monitor.v1.GetPerformanceRequest\x1a-.lineal.api.monitor.v1.GetPerformanceResponse\x12g\n\x0cJudgeRelease\x12*.lineal.api.monitor.v1.JudgeReleaseRequest\x1a+.lineal.api.monitor.v1.JudgeReleaseResponse\x12\x64\n\x0bGetCounters\x12).lineal.api.monitor.v1.GetCountersRequest\x1a*.lineal.api.monitor.v1.GetCountersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,48 +47,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPREDICTIONPROOFREQUEST']._serialized_end=821
   _globals['_GETPREDICTIONPROOFRESPONSE']._serialized_start=824
   _globals['_GETPREDICTIONPROOFRESPONSE']._serialized_end=958
-  _globals['_READPREDICTIONSREQUEST']._serialized_start=961
-  _globals['_READPREDICTIONSREQUEST']._serialized_end=1119
-  _globals['_READPREDICTIONSRESPONSE']._serialized_start=1121
-  _globals['_READPREDICTIONSRESPONSE']._serialized_end=1161
-  _globals['_EXAMINEPERIODSREQUEST']._serialized_start=1163
-  _globals['_EXAMINEPERIODSREQUEST']._serialized_end=1224
-  _globals['_EXAMINEPERIODSRESPONSE']._serialized_start=1227
-  _globals['_EXAMINEPERIODSRESPONSE']._serialized_end=1415
-  _globals['_CHECKPARITYREQUEST']._serialized_start=1418
-  _globals['_CHECKPARITYREQUEST']._serialized_end=1591
-  _globals['_CHECKPARITYRESPONSE']._serialized_start=1594
-  _globals['_CHECKPARITYRESPONSE']._serialized_end=1783
-  _globals['_GETPARITYREPORTREQUEST']._serialized_start=1785
-  _globals['_GETPARITYREPORTREQUEST']._serialized_end=1832
-  _globals['_GETPARITYREPORTRESPONSE']._serialized_start=1834
-  _globals['_GETPARITYREPORTRESPONSE']._serialized_end=1912
-  _globals['_LISTPERIODSREQUEST']._serialized_start=1914
-  _globals['_LISTPERIODSREQUEST']._serialized_end=1991
-  _globals['_LISTPERIODSRESPONSE']._serialized_start=1993
-  _globals['_LISTPERIODSRESPONSE']._serialized_end=2087
-  _globals['_GETPERIODREPORTREQUEST']._serialized_start=2089
-  _globals['_GETPERIODREPORTREQUEST']._serialized_end=2136
-  _globals['_GETPERIODREPORTRESPONSE']._serialized_start=2138
-  _globals['_GETPERIODREPORTRESPONSE']._serialized_end=2216
-  _globals['_LISTALARMSREQUEST']._serialized_start=2218
-  _globals['_LISTALARMSREQUEST']._serialized_end=2294
-  _globals['_LISTALARMSRESPONSE']._serialized_start=2296
-  _globals['_LISTALARMSRESPONSE']._serialized_end=2387
-  _globals['_GETPERFORMANCEREQUEST']._serialized_start=2390
-  _globals['_GETPERFORMANCEREQUEST']._serialized_end=2547
-  _globals['_GETPERFORMANCERESPONSE']._serialized_start=2549
-  _globals['_GETPERFORMANCERESPONSE']._serialized_end=2626
-  _globals['_JUDGERELEASEREQUEST']._serialized_start=2629
-  _globals['_JUDGERELEASEREQUEST']._serialized_end=2896
-  _globals['_JUDGERELEASERESPONSE']._serialized_start=2899
-  _globals['_JUDGERELEASERESPONSE']._serialized_end=3064
-  _globals['_GETCOUNTERSREQUEST']._serialized_start=3066
-  _globals['_GETCOUNTERSREQUEST']._serialized_end=3104
-  _globals['_GETCOUNTERSRESPONSE']._serialized_start=3106
-  _globals['_GETCOUNTERSRESPONSE']._serialized_end=3185
-  _globals['_RECORDCOUNTERS']._serialized_start=3187
-  _globals['_RECORDCOUNTERS']._serialized_end=3277
-  _globals['_MONITORSERVICE']._serialized_start=3280
-  _globals['_MONITORSERVICE']._serialized_end=4723
+  _globals['_READSEGMENTREQUEST']._serialized_start=960
+  _globals['_READSEGMENTREQUEST']._serialized_end=1058
+  _globals['_READSEGMENTRESPONSE']._serialized_start=1060
+  _globals['_READSEGMENTRESPONSE']._serialized_end=1143
+  _globals['_READPREDICTIONSREQUEST']._serialized_start=1146
+  _globals['_READPREDICTIONSREQUEST']._serialized_end=1304
+  _globals['_READPREDICTIONSRESPONSE']._serialized_start=1306
+  _globals['_READPREDICTIONSRESPONSE']._serialized_end=1346
+  _globals['_EXAMINEPERIODSREQUEST']._serialized_start=1348
+  _globals['_EXAMINEPERIODSREQUEST']._serialized_end=1409
+  _globals['_EXAMINEPERIODSRESPONSE']._serialized_start=1412
+  _globals['_EXAMINEPERIODSRESPONSE']._serialized_end=1600
+  _globals['_CHECKPARITYREQUEST']._serialized_start=1603
+  _globals['_CHECKPARITYREQUEST']._serialized_end=1776
+  _globals['_CHECKPARITYRESPONSE']._serialized_start=1779
+  _globals['_CHECKPARITYRESPONSE']._serialized_end=1968
+  _globals['_GETPARITYREPORTREQUEST']._serialized_start=1970
+  _globals['_GETPARITYREPORTREQUEST']._serialized_end=2017
+  _globals['_GETPARITYREPORTRESPONSE']._serialized_start=2019
+  _globals['_GETPARITYREPORTRESPONSE']._serialized_end=2097
+  _globals['_LISTPERIODSREQUEST']._serialized_start=2099
+  _globals['_LISTPERIODSREQUEST']._serialized_end=2176
+  _globals['_LISTPERIODSRESPONSE']._serialized_start=2178
+  _globals['_LISTPERIODSRESPONSE']._serialized_end=2272
+  _globals['_GETPERIODREPORTREQUEST']._serialized_start=2274
+  _globals['_GETPERIODREPORTREQUEST']._serialized_end=2321
+  _globals['_GETPERIODREPORTRESPONSE']._serialized_start=2323
+  _globals['_GETPERIODREPORTRESPONSE']._serialized_end=2401
+  _globals['_LISTALARMSREQUEST']._serialized_start=2403
+  _globals['_LISTALARMSREQUEST']._serialized_end=2479
+  _globals['_LISTALARMSRESPONSE']._serialized_start=2481
+  _globals['_LISTALARMSRESPONSE']._serialized_end=2572
+  _globals['_GETPERFORMANCEREQUEST']._serialized_start=2575
+  _globals['_GETPERFORMANCEREQUEST']._serialized_end=2732
+  _globals['_GETPERFORMANCERESPONSE']._serialized_start=2734
+  _globals['_GETPERFORMANCERESPONSE']._serialized_end=2811
+  _globals['_JUDGERELEASEREQUEST']._serialized_start=2814
+  _globals['_JUDGERELEASEREQUEST']._serialized_end=3081
+  _globals['_JUDGERELEASERESPONSE']._serialized_start=3084
+  _globals['_JUDGERELEASERESPONSE']._serialized_end=3249
+  _globals['_GETCOUNTERSREQUEST']._serialized_start=3251
+  _globals['_GETCOUNTERSREQUEST']._serialized_end=3289
+  _globals['_GETCOUNTERSRESPONSE']._serialized_start=3291
+  _globals['_GETCOUNTERSRESPONSE']._serialized_end=3370
+  _globals['_RECORDCOUNTERS']._serialized_start=3372
+  _globals['_RECORDCOUNTERS']._serialized_end=3462
+  _globals['_MONITORSERVICE']._serialized_start=3465
+  _globals['_MONITORSERVICE']._serialized_end=5012
 # @@protoc_insertion_point(module_scope)

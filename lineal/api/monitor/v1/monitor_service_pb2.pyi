@@ -227,6 +227,64 @@ class GetPredictionProofResponse(_message.Message):
 Global___GetPredictionProofResponse: _TypeAlias = GetPredictionProofResponse  # noqa: Y015
 
 @_typing.final
+class ReadSegmentRequest(_message.Message):
+    """Request of ReadSegment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_DIGEST_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGESTS_FIELD_NUMBER: _builtins.int
+    MIN_FEATURE_POSITION_FIELD_NUMBER: _builtins.int
+    segment_digest: _builtins.str
+    """Digest of the segment."""
+    min_feature_position: _builtins.int
+    """Only predictions whose features were looked up as of this log position or later, or that the other condition holds for; 0 is
+    no condition.
+    """
+    @_builtins.property
+    def bundle_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only predictions that one of these bundles answered, or that the other condition holds for; none is no condition."""
+
+    def __init__(
+        self,
+        *,
+        segment_digest: _builtins.str = ...,
+        bundle_digests: _abc.Iterable[_builtins.str] | None = ...,
+        min_feature_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digests", b"bundle_digests", "min_feature_position", b"min_feature_position", "segment_digest", b"segment_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSegmentRequest: _TypeAlias = ReadSegmentRequest  # noqa: Y015
+
+@_typing.final
+class ReadSegmentResponse(_message.Message):
+    """Response of ReadSegment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_prediction_pb2.PredictionRecord]:
+        """The next predictions, in the order of the segment."""
+
+    def __init__(
+        self,
+        *,
+        predictions: _abc.Iterable[_prediction_pb2.PredictionRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["predictions", b"predictions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSegmentResponse: _TypeAlias = ReadSegmentResponse  # noqa: Y015
+
+@_typing.final
 class ReadPredictionsRequest(_message.Message):
     """Request of ReadPredictions."""
 

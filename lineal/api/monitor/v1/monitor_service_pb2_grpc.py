@@ -55,6 +55,11 @@ class MonitorServiceStub(object):
                 request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadPredictionsRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadPredictionsResponse.FromString,
                 _registered_method=True)
+        self.ReadSegment = channel.unary_stream(
+                '/lineal.api.monitor.v1.MonitorService/ReadSegment',
+                request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadSegmentRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadSegmentResponse.FromString,
+                _registered_method=True)
         self.ExaminePeriods = channel.unary_unary(
                 '/lineal.api.monitor.v1.MonitorService/ExaminePeriods',
                 request_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ExaminePeriodsRequest.SerializeToString,
@@ -131,6 +136,14 @@ class MonitorServiceServicer(object):
     def ReadPredictions(self, request, context):
         """Streams predictions of an endpoint by event time as Arrow IPC stream bytes, in pieces: id, times, bundle, arm, score, decision,
         outcome, trace id and the mirrored scores by bundle.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadSegment(self, request, context):
+        """Streams the predictions of a sealed segment, all or those that may have used something. NOT_FOUND when no such segment was
+        sealed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,6 +238,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.ReadPredictions,
                     request_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadPredictionsRequest.FromString,
                     response_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadPredictionsResponse.SerializeToString,
+            ),
+            'ReadSegment': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadSegment,
+                    request_deserializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadSegmentRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadSegmentResponse.SerializeToString,
             ),
             'ExaminePeriods': grpc.unary_unary_rpc_method_handler(
                     servicer.ExaminePeriods,
@@ -381,6 +399,33 @@ class MonitorService(object):
             '/lineal.api.monitor.v1.MonitorService/ReadPredictions',
             lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadPredictionsRequest.SerializeToString,
             lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadPredictionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadSegment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lineal.api.monitor.v1.MonitorService/ReadSegment',
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadSegmentRequest.SerializeToString,
+            lineal_dot_api_dot_monitor_dot_v1_dot_monitor__service__pb2.ReadSegmentResponse.FromString,
             options,
             channel_credentials,
             insecure,

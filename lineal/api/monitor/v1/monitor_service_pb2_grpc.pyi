@@ -45,6 +45,10 @@ class MonitorServiceStub:
     """Streams predictions of an endpoint by event time as Arrow IPC stream bytes, in pieces: id, times, bundle, arm, score, decision,
     outcome, trace id and the mirrored scores by bundle.
     """
+    ReadSegment: _grpc.UnaryStreamMultiCallable[_monitor_service_pb2.ReadSegmentRequest, _monitor_service_pb2.ReadSegmentResponse]
+    """Streams the predictions of a sealed segment, all or those that may have used something. NOT_FOUND when no such segment was
+    sealed.
+    """
     ExaminePeriods: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.ExaminePeriodsRequest, _monitor_service_pb2.ExaminePeriodsResponse]
     """Closes every period that the watermark has passed, examines it for drift and performance, and raises alarms. Also seals
     records that wait.
@@ -87,6 +91,10 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     ReadPredictions: _aio.UnaryStreamMultiCallable[_monitor_service_pb2.ReadPredictionsRequest, _monitor_service_pb2.ReadPredictionsResponse]  # type: ignore[assignment]
     """Streams predictions of an endpoint by event time as Arrow IPC stream bytes, in pieces: id, times, bundle, arm, score, decision,
     outcome, trace id and the mirrored scores by bundle.
+    """
+    ReadSegment: _aio.UnaryStreamMultiCallable[_monitor_service_pb2.ReadSegmentRequest, _monitor_service_pb2.ReadSegmentResponse]  # type: ignore[assignment]
+    """Streams the predictions of a sealed segment, all or those that may have used something. NOT_FOUND when no such segment was
+    sealed.
     """
     ExaminePeriods: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.ExaminePeriodsRequest, _monitor_service_pb2.ExaminePeriodsResponse]  # type: ignore[assignment]
     """Closes every period that the watermark has passed, examines it for drift and performance, and raises alarms. Also seals
@@ -151,6 +159,16 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_monitor_service_pb2.ReadPredictionsResponse], _abc.AsyncIterator[_monitor_service_pb2.ReadPredictionsResponse]]:
         """Streams predictions of an endpoint by event time as Arrow IPC stream bytes, in pieces: id, times, bundle, arm, score, decision,
         outcome, trace id and the mirrored scores by bundle.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadSegment(
+        self,
+        request: _monitor_service_pb2.ReadSegmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_monitor_service_pb2.ReadSegmentResponse], _abc.AsyncIterator[_monitor_service_pb2.ReadSegmentResponse]]:
+        """Streams the predictions of a sealed segment, all or those that may have used something. NOT_FOUND when no such segment was
+        sealed.
         """
 
     @_abc_1.abstractmethod
