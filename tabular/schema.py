@@ -8,6 +8,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,6 +39,14 @@ _ONE = {
     FieldType.FIELD_TYPE_TIMESTAMP: "a time with its zone, such as 2024-05-01T12:00:00Z",
 }
 _SHOWN = 60
+# What every text looks like that Arrow reads as an instant or a number; not all that look so are one.
+_NUMBER = r"^[\s+.-]*(\d|(?i:inf|nan))"
+_SHAPES = {
+    TIMESTAMP: r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[ T]([01]\d|2[0-4]).*(Z|[+-]\d{2}(:?\d{2})?)$",
+    pa.int64(): _NUMBER,
+    pa.float64(): _NUMBER,
+}
+_PARTS = 8
 
 
 class Violation(NamedTuple):
@@ -149,8 +159,9 @@ def _convert(values: pa.ChunkedArray, field: Field) -> tuple[pa.ChunkedArray, di
 
 
 def _by_value(values: pa.ChunkedArray, field: Field, target: pa.DataType) -> tuple[pa.ChunkedArray, dict[int, str]]:
-    wrong = [value for value in values.unique() if value.is_valid and not _reads(value, target)]
-    bad = pc.is_in(values, value_set=pa.array(wrong, type=values.type))
+    different = values.unique().drop_null()
+    wrong = different.filter(pa.array(~_readable(different, target)))
+    bad = pc.is_in(values, value_set=wrong)
     if len(wrong) and pc.all(pc.or_(bad, pc.is_null(values))).as_py():
         kind = values.type
         raise pa.ArrowInvalid(
@@ -161,9 +172,25 @@ def _by_value(values: pa.ChunkedArray, field: Field, target: pa.DataType) -> tup
     return _without_nan(pc.if_else(bad, pa.scalar(None, type=values.type), values).cast(target)), reasons
 
 
-def _reads(value: pa.Scalar, target: pa.DataType) -> bool:
+def _readable(values: pa.Array, target: pa.DataType) -> npt.NDArray[np.bool_]:
+    """Say which values can be cast: parts of them are tried, and cut in smaller ones where one of theirs cannot."""
+    reads = np.ones(len(values), dtype=np.bool_)
+    if target in _SHAPES and _is_text(values.type):
+        # Otherwise a whole column of dates or of times without zones would be cut down to each of them.
+        reads = pc.match_substring_regex(values, _SHAPES[target]).to_numpy(zero_copy_only=False)
+    parts = [np.flatnonzero(reads)]
+    while parts:
+        part = parts.pop()
+        if len(part) <= _PARTS:
+            reads[part] = [_casts(values[place], target) for place in part]
+        elif not _casts(values.take(pa.array(part)), target):
+            parts += np.array_split(part, _PARTS)
+    return reads
+
+
+def _casts(values: pa.Array | pa.Scalar, target: pa.DataType) -> bool:
     try:
-        value.cast(target)
+        values.cast(target)
     except pa.ArrowInvalid:
         return False
     return True

@@ -2,11 +2,22 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tabular import schema
+from tabular.columns import TIMESTAMP
 from tests.unit.tabular.declarations import trips
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+# Parts of times, put together to some that can be read and many that nearly can.
+DATES = st.sampled_from(["2024-05-01", "2024-13-01", "2024-02-30", "0001-01-01", "20240501", "2024-5-1", ""])
+CLOCKS = st.sampled_from(
+    ["T12:00:00", " 12:00", "T12", "T12:00:00.123456", "T12:00:00.1234567", "T25:00:00", "t12:00:00", ""]
+)
+ZONES = st.sampled_from(["Z", "+02:00", "-0530", "+02", " Z", "+2", "z", "UTC", "\n", ""])
+NUMBERS = st.floats().map(str) | st.integers().map(str) | st.text("+-.019eExXinfaINFA _", max_size=6)
+TIMES = st.tuples(DATES, CLOCKS, ZONES).map("".join) | st.text(max_size=8)
 
 
 def table(**changes: pa.Array) -> pa.Table:
@@ -71,3 +82,26 @@ def test_a_lossy_cast_is_told_by_row() -> None:
     result = schema.normalise(table(km=pa.array([2**60 + 1, 1])), trips())
     assert result.table["km"].to_pylist() == [None, 1.0]
     assert "without loss" in result.unreadable[0]["km"]
+
+
+@given(st.lists(TIMES, max_size=40), st.lists(NUMBERS, max_size=40))
+def test_a_text_reads_as_it_would_alone(times: list[str], numbers: list[str]) -> None:
+    for name, kind, texts in (("start", TIMESTAMP, [NOON.isoformat(), *times]), ("km", pa.float64(), ["1", *numbers])):
+        rows = pa.concat_tables([table().slice(0, 1)] * len(texts))
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(texts))
+        result = schema.normalise(rows, trips())
+        assert result.table[name].to_pylist() == [value if value == value else None for value in alone(texts, kind)]
+        assert set(result.unreadable) == {
+            row for row, value in enumerate(alone(texts, kind)) if value is None and texts[row].strip()
+        }
+
+
+def alone(texts: list[str], kind: pa.DataType) -> list[object]:
+    """Return what each text reads as by itself, None where it does not."""
+    found: list[object] = []
+    for text in texts:
+        try:
+            found.append(pa.scalar(text).cast(kind).as_py())
+        except pa.ArrowInvalid:
+            found.append(None)
+    return found
