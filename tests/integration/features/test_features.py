@@ -8,6 +8,7 @@ import grpc.aio
 import pandas as pd
 import pytest
 
+from chassis.ids import new_request_id
 from lineal.api.features.v1 import features_service_pb2 as api
 from lineal.api.ingest.v1 import ingest_service_pb2 as ingest_api
 from lineal.rows import decode
@@ -231,3 +232,16 @@ async def test_a_missing_snapshot_is_named(world: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await world.build("late", await world.snapshots("trips"))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_retired_feature_set_is_not_built(world: World) -> None:
+    await world.declare(trips(), ends(), view(), feature_set())
+    snapshots = await world.snapshots("trips", "ends")
+    retire = api.RetireFeatureSetRequest(request_id=new_request_id(), name="late", reason="another is better")
+    position = (await world.features.RetireFeatureSet(retire)).position
+    request = api.BuildTrainingSetRequest(
+        request_id=new_request_id(), feature_set="late", snapshots=snapshots, min_position=position
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match="feature_set: feature set 'late' is retired") as caught:
+        await world.features.BuildTrainingSet(request).read()
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
