@@ -1,5 +1,6 @@
 """Commands that only look: alarms, sagas, bundles, runs, trace, explain."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -161,6 +162,12 @@ def trace_json(found: Trace) -> dict[str, Any]:
     }
 
 
+def _again(profile_json: str) -> str:
+    profile = json.loads(profile_json)
+    repeated, corrected = (profile.get(f"{name}_rows", 0) for name in ("repeated", "corrected"))
+    return f", {repeated:,} repeated and {corrected:,} corrected" if repeated or corrected else ""
+
+
 def trace_tree(found: Trace) -> Tree:
     """Draw a trace."""
     record = found.prediction.prediction
@@ -186,7 +193,7 @@ def trace_tree(found: Trace) -> Tree:
             text = (
                 f"{snapshot.dataset} {short(snapshot.digest)}, {snapshot.rows:,} rows in {snapshot.batches:,} batches"
             )
-            training.add(f"snapshot of {text}")
+            training.add(f"snapshot of {text}{_again(snapshot.profile_json)}")
     if found.views:
         wrong = list(differences(found.views, served(found.prediction), record.given_columns))
         given = f"[red]another {', '.join(one[0] for one in wrong)}[/red]" if wrong else "the values that were served"

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tabular import keys
 from tabular.columns import TIMESTAMP
 
 _COMMONEST = 10
@@ -13,17 +16,40 @@ _COMMONEST = 10
 _ROWS_AT_ONCE = 2_000_000
 
 
-def profile(rows: int, schema: pa.Schema, read: Callable[[Sequence[str]], pa.Table]) -> dict[str, Any]:
-    """Return a JSON document on the columns that `read` gives by name.
+Read = Callable[[Sequence[str]], pa.Table]
 
-    Per column: the missing and distinct counts, the range, the mean of numbers and the commonest values.
+
+def profile(rows: int, schema: pa.Schema, row_key: Sequence[str], read: Read) -> dict[str, Any]:
+    """Return a JSON document on the columns that `read` gives by name, in log order.
+
+    The rows that repeat the row of their key before them, and those that correct it. Per column: the missing and
+    distinct counts, the range, the mean of numbers and the commonest values.
     """
     groups = [schema.names] if rows <= _ROWS_AT_ONCE else [[name] for name in schema.names]
     columns: dict[str, Any] = {}
     for names in groups:
         table = read(names)
         columns |= {name: _column(table[name]) for name in names}
-    return {"rows": rows, "columns": columns}
+    return {"rows": rows, **_again(schema, row_key, read), "columns": columns}
+
+
+def _again(schema: pa.Schema, row_key: Sequence[str], read: Read) -> dict[str, int]:
+    """Count repetitions and corrections."""
+    (code,) = keys.codes([read([name])[name] for name in row_key])
+    several = np.flatnonzero((np.bincount(code + 1)[code + 1] > 1) & (code >= 0))
+    order = several[np.argsort(code[several], kind="stable")]
+    again = code[order][1:] == code[order][:-1]
+    same = again.copy()
+    for name in schema.names if len(order) else ():
+        column = read([name])[name].take(pa.array(order))
+        same &= _equal(column.slice(1), column.slice(0, len(column) - 1))
+    return {"repeated_rows": int(same.sum()), "corrected_rows": int(again.sum() - same.sum())}
+
+
+def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    both_null = pc.and_(pc.is_null(one), pc.is_null(other))
+    equal: npt.NDArray[np.bool_] = pc.or_(pc.fill_null(pc.equal(one, other), False), both_null).to_numpy()
+    return equal
 
 
 def _column(values: pa.ChunkedArray) -> dict[str, Any]:

@@ -46,9 +46,11 @@ def store(artifacts: ArtifactStore, dataset: Dataset, schema_version: int, batch
     digest = artifacts.put(canonical_json(manifest))
     schema = arrow_schema(dataset)
     paths = [artifacts.path(str(file["digest"])) for file in files]
-    document = canonical_json(
-        profile(rows, schema, lambda names: read_all(paths, pa.schema([schema.field(name) for name in names])))
-    )
+
+    def read(names: Sequence[str]) -> pa.Table:
+        return read_all(paths, pa.schema([schema.field(name) for name in names]))
+
+    document = canonical_json(profile(rows, schema, dataset.row_key, read))
     return Stored(digest, artifacts.put(document), document.decode(), rows, as_of, len(batches))
 
 

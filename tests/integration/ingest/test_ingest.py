@@ -279,3 +279,10 @@ async def test_rebuilt_tables_are_identical(suite: Suite, ingest: "IngestService
     for runner in suite.servers["ingest"].harness._runners:
         verified = await runner.verify()
         assert verified.live_digest == verified.rebuilt_digest
+
+
+async def test_a_profile_tells_what_came_again(ingest: "IngestServiceAsyncStub") -> None:
+    await register(ingest)
+    await send(ingest, ("one", rows(0)), ("two", rows(2)), ("three", rows(4, km=2.0)), ("four", rows(5, km=2.0)))
+    profile = json.loads((await snapshot(ingest)).snapshot.profile_json)
+    assert (profile["rows"], profile["repeated_rows"], profile["corrected_rows"]) == (12, 1 + 2, 1)
