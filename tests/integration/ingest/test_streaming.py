@@ -119,8 +119,12 @@ async def test_what_is_acknowledged_is_stored_when_the_sender_goes_away(
     suite: Suite, ingest: "IngestServiceAsyncStub"
 ) -> None:
     call = ingest.IngestBatches(Sender().requests())
-    answers = [await call.read() for _ in range(5)]
-    call.cancel()
+    answers: list[api.IngestBatchesResponse] = []
+    async for answer in call:
+        answers.append(answer)
+        if len(answers) == 5:
+            call.cancel()
+            break
     assert await accepted(ingest, answers[-1].position) >= 5 * ROWS
     listed = (await ingest.ListBatches(api.ListBatchesRequest(dataset="trips"))).batches
     assert {answer.batch_id for answer in answers} <= {batch.batch_id for batch in listed}
