@@ -9,15 +9,19 @@ from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 
 
 def answers_frame(responses: Sequence[serving_api.PredictResponse]) -> pd.DataFrame:
-    """Return one row per prediction of several answers."""
+    """Return one row per prediction of several answers; of several classes with the name of the one decided for."""
     rows: dict[str, list[Any]] = {
         name: [] for name in ("prediction_id", "score", "decision", "arm", "bundle_digest", "generation", "trace_id")
     }
+    if any(response.classes for response in responses):
+        rows["class"] = []
     for response in responses:
         count = len(response.prediction_ids)
         rows["prediction_id"] += response.prediction_ids
         rows["score"] += response.scores
         rows["decision"] += list(response.decisions) or [None] * count
+        if "class" in rows:
+            rows["class"] += [response.classes[n] for n in response.decisions] if response.classes else [None] * count
         for name in ("arm", "bundle_digest", "generation", "trace_id"):
             rows[name] += [getattr(response, name)] * count
     return pd.DataFrame(rows)

@@ -24,7 +24,7 @@ _TEXTS = ("", "a", "b", "A", "0", "1", "-1", "1.5", "nan", "None", "true", "ü",
 
 
 class RawScore(Protocol):
-    """Raw scores of rows, float64 of shape (rows,)."""
+    """Raw scores of rows, float64 of shape (rows,), of a multi-class model (rows, classes)."""
 
     def __call__(self, vectors: Vectors) -> npt.NDArray[np.float64]:
         """Score rows."""

@@ -18,7 +18,7 @@ MODEL_FILE = "model.cbm"
 CARD_FILE = "card.md"
 REFERENCE_FILE = "drift_reference.parquet"
 
-Problem = Literal["binary", "regression"]
+Problem = Literal["binary", "regression", "multiclass"]
 
 
 class ManifestInvalid(ValueError):
@@ -68,7 +68,8 @@ class Bundle:
     for a static table or an imported model; of a static table `test_share` is the share of rows that are untouched, by
     the lot of their key. `model_digest` is the SHA-256 of the model without what changes from one
     identical fit to the next (its id and time), so that a rebuilt model can be compared. `transforms` are those of the
-    feature set, in order, `inputs` the columns that the transforms of this model's columns take.
+    feature set, in order, `inputs` the columns that the transforms of this model's columns take. `classes` are the
+    names of a multi-class model's classes, by number.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Bundle:
     metrics: tuple[MetricValue, ...] = ()
     transforms: tuple[Transform, ...] = ()
     inputs: tuple[ModelColumn, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def numeric(self) -> list[str]:
@@ -113,6 +115,8 @@ class Bundle:
         if not self.transforms:
             # Nor do those of models without transforms change.
             del fields["transforms"], fields["inputs"]
+        if not self.classes:
+            del fields["classes"]
         return fields
 
     @classmethod
@@ -134,8 +138,8 @@ class Bundle:
             fields["inputs"] = tuple(ModelColumn(**column) for column in fields.get("inputs", ()))
             fields["calibrator"] = Calibrator(**fields["calibrator"])
             fields["metrics"] = tuple(MetricValue(**metric) for metric in fields["metrics"])
-            for name in ("entity_columns", "label_key"):
-                fields[name] = tuple(fields[name])
+            for name in ("entity_columns", "label_key", "classes"):
+                fields[name] = tuple(fields.get(name, ()))
             return cls(**fields)
         except ManifestInvalid:
             raise

@@ -38,6 +38,8 @@ _TYPES = {
     FieldType.FIELD_TYPE_TIMESTAMP: ColumnType.COLUMN_TYPE_TIME,
 }
 # Columns that a training set has beside keys and features.
+# The classes of a model are in every answer.
+_MOST_CLASSES = 1_000
 RESERVED = frozenset({"cutoff", "label", "label_time"})
 
 
@@ -340,10 +342,15 @@ def _label_violations(feature_set: FeatureSet, spine: Dataset, datasets: Mapping
         found.append(Violation("label.column", unknown(label.column, dataset)))
     elif label.column in protected(dataset):
         found.append(Violation("label.column", f"{label.column!r} {_PROTECTED}"))
-    elif rule != "equals" and target.type not in NUMBERS:
-        found.append(Violation("label.column", f"{label.column!r} is not a number; use the rule `equals`"))
+    elif rule not in ("equals", "classes") and target.type not in NUMBERS:
+        found.append(Violation("label.column", f"{label.column!r} is not a number; use the rule `equals` or `classes`"))
     if rule is None or (rule == "value" and not label.value):
-        found.append(Violation("label", "say how the column becomes the label: greater_than, equals or value: true"))
+        found.append(
+            Violation("label", "say how the column becomes the label: greater_than, equals, classes or value: true")
+        )
+    values = label.classes.values
+    if rule == "classes" and not 2 <= len(set(values)) == len(values) <= _MOST_CLASSES:
+        found.append(Violation("label.classes.values", f"name 2 to {_MOST_CLASSES} classes, each once"))
     return found
 
 

@@ -25,10 +25,18 @@ class ModelUnreadable(ValueError):
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says of rows, float64 of shape (rows,): `raw` as it leaves the trees, `calibrated` as answered."""
+    """What a model says of rows: `raw` as it leaves the trees, `calibrated` as answered.
+
+    Float64 of shape (rows,), of a multi-class model (rows, classes).
+    """
 
     raw: npt.NDArray[np.float64]
     calibrated: npt.NDArray[np.float64]
+
+    @property
+    def answered(self) -> npt.NDArray[np.float64]:
+        """One number per row: of several classes the probability of the likeliest."""
+        return self.calibrated if self.calibrated.ndim == 1 else self.calibrated.max(axis=1)
 
 
 class Scorer:
@@ -56,18 +64,24 @@ class Scorer:
         raw = self._raw(vectors)
         if self.bundle.problem == "regression":
             return Scores(raw, raw)
+        if self.bundle.problem == "multiclass":
+            return Scores(raw, softmax(raw))
         return Scores(raw, probability(self.bundle.calibrator, raw))
 
     def decide(self, calibrated: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
-        """Return 1 where the score reaches the threshold; all 0 for a regression."""
+        """Return 1 where the score reaches the threshold, of several classes the likeliest; all 0 for a regression."""
         if self.bundle.problem == "regression":
             return np.zeros(len(calibrated), dtype=np.uint32)
+        if self.bundle.problem == "multiclass":
+            likeliest: npt.NDArray[np.uint32] = calibrated.argmax(axis=1).astype(np.uint32)
+            return likeliest
         return (calibrated >= self.bundle.threshold).astype(np.uint32)
 
     def contributions(self, vectors: Vectors) -> npt.NDArray[np.float64]:
         """Return what each column adds to rows' raw scores, and last what is expected without them.
 
-        Of shape (rows, columns + 1); a row's sum is its raw score. Path-dependent TreeSHAP: Lundberg and others,
+        Of shape (rows, columns + 1), of a multi-class model (rows, classes, columns + 1); the last axis sums up to the
+        raw score. Path-dependent TreeSHAP: Lundberg and others,
         "Consistent Individualized Feature Attribution for Tree Ensembles", 2018, algorithm 2.
         """
         categorical = None if self._ordered else self._model.get_cat_feature_indices()
@@ -119,6 +133,13 @@ def probability(calibrator: Calibrator, raw: npt.NDArray[np.float64]) -> npt.NDA
     return value
 
 
+def softmax(raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the probabilities of classes, of shape (rows, classes) as the raw scores are."""
+    powers = np.exp(raw - raw.max(axis=1, keepdims=True))
+    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
 def load(model_file: bytes) -> "catboost.CatBoost":
     """Load a model. Raises ModelUnreadable."""
     model = catboost.CatBoost()
@@ -129,14 +150,17 @@ def load(model_file: bytes) -> "catboost.CatBoost":
     return model
 
 
-def describe(model: "catboost.CatBoost") -> tuple[Problem, tuple[ModelColumn, ...]]:
-    """Return the problem and the columns of a model that was trained elsewhere.
+def describe(model: "catboost.CatBoost") -> tuple[Problem, tuple[ModelColumn, ...], tuple[str, ...]]:
+    """Return the problem, the columns and, where there are several, the classes of a model that was trained elsewhere.
 
     Raises ModelUnreadable for problems that bundles do not cover.
     """
-    classes = len(getattr(model, "classes_", ()))
-    if classes > 2:
-        raise ModelUnreadable(f"a model of {classes} classes cannot be served; only binary and regression models can")
+    classes = tuple(str(name) for name in getattr(model, "classes_", ()))
+    loss = model.get_all_params().get("loss_function")
+    if len(classes) > 2 and loss != "MultiClass":
+        raise ModelUnreadable(
+            f"a model of {len(classes)} classes with the loss {loss} cannot be served; fit MultiClass"
+        )
     categorical = set(model.get_cat_feature_indices())
     if model.get_text_feature_indices() or model.get_embedding_feature_indices():
         raise ModelUnreadable("models with text or embedding features cannot be served")
@@ -144,7 +168,9 @@ def describe(model: "catboost.CatBoost") -> tuple[Problem, tuple[ModelColumn, ..
         ModelColumn(name, "categorical" if index in categorical else "numeric")
         for index, name in enumerate(model.feature_names_)
     )
-    return ("binary" if classes == 2 else "regression"), columns
+    if loss == "MultiClass":
+        return "multiclass", columns, classes
+    return ("binary" if len(classes) == 2 else "regression"), columns, ()
 
 
 def canonical_digest(model: "catboost.CatBoost") -> str:

@@ -231,6 +231,8 @@ def _label_values(label: Label, column: pa.ChunkedArray) -> npt.NDArray[np.float
         values = pc.equal(column.cast(pa.string()), label.equals)
     elif label.WhichOneof("rule") == "greater_than":
         values = pc.greater(column.cast(pa.float64()), label.greater_than)
+    elif label.WhichOneof("rule") == "classes":
+        values = pc.index_in(column.cast(pa.string()), pa.array(list(label.classes.values)))
     else:
         values = column
     return np.asarray(values.cast(pa.float64()).to_pandas(), dtype=np.float64)

@@ -29,8 +29,9 @@ from services.monitor.drift import Detector
 from services.monitor.examination import alarms_in, report_on
 from services.monitor.facts import EndpointFacts, Facts
 from services.monitor.frames import Frames
+from services.monitor.labels import has_classes
 from services.monitor.performance import by_arm
-from services.monitor.release import Step, judge
+from services.monitor.release import Step, check_problem, judge
 from services.monitor.segments import Segment
 from services.monitor.unsealed import TABLES, UnsealedRecords
 
@@ -163,8 +164,8 @@ class Monitor:
     ) -> list[ArmPerformance]:
         """Return how each arm did on event times in [start, end) microseconds."""
         facts = await self._facts.endpoint(endpoint)
-        frame = await self._frames.predictions(endpoint, start=start, end=end)
-        return by_arm(await self._frames.with_outcomes(frame, facts.label, min_position))
+        frame = await self._frames.predictions(endpoint, start=start, end=end, records=has_classes(facts.label))
+        return by_arm(await self._frames.with_outcomes(frame, facts.label, min_position), facts.label)
 
     async def examine(self, endpoint: str) -> tuple[list[Period], list[Alarm], int | None, int]:
         """Close every period that is due; return periods, alarms, watermark in microseconds, and log position."""
@@ -203,8 +204,9 @@ class Monitor:
     async def judge(self, request: api.JudgeReleaseRequest) -> tuple[ReleaseReport, str]:
         """Judge a candidate; return the evidence and its digest, empty while more data is waited for.
 
-        Raises GenerationUnknown.
+        Raises GenerationUnknown, ClassesNotJudged.
         """
+        check_problem(self._facts.bundle(request.candidate_digest))
         facts = await self._facts.endpoint(request.endpoint)
         arms = facts.arms.get(request.step_generation)
         if arms is None:
@@ -269,7 +271,7 @@ class Monitor:
         bundle = self._facts.bundle(digest)
         policy = facts.endpoint.monitoring
         detector = await self._load_detector()
-        report = await asyncio.to_thread(report_on, frame, digest, bundle, self._artifacts, detector, policy)
+        report = await asyncio.to_thread(report_on, frame, facts, digest, bundle, self._artifacts, detector)
         report.endpoint = endpoint
         report.start_time.FromMicroseconds(start)
         report.end_time.FromMicroseconds(end)

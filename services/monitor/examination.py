@@ -12,6 +12,7 @@ from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
 from lineal.api.monitor.v1.report_pb2 import AlarmKind, DriftFinding, PeriodReport
 from lineal.api.registry.v1.endpoint_pb2 import MonitoringPolicy
 from services.monitor.drift import Detector, Sample, examine
+from services.monitor.facts import EndpointFacts
 from services.monitor.performance import by_arm
 from tabular.bundle import REFERENCE_FILE, Bundle
 
@@ -20,18 +21,22 @@ _NAMED = 5
 
 def report_on(
     frame: pd.DataFrame,
+    facts: EndpointFacts,
     bundle_digest: str,
     bundle: Bundle,
     artifacts: ArtifactStore,
     detector: Detector,
-    policy: MonitoringPolicy,
 ) -> PeriodReport:
     """Return the findings and the performance of a period; `frame` has its predictions with records and outcomes.
 
     Only what the champion answered is compared: other bundles may take other columns.
     """
+    policy = facts.endpoint.monitoring
     report = PeriodReport(
-        predictions=len(frame), bundle_digest=bundle_digest, detector=detector.name, performance=by_arm(frame)
+        predictions=len(frame),
+        bundle_digest=bundle_digest,
+        detector=detector.name,
+        performance=by_arm(frame, facts.label),
     )
     report.segment_digests.extend(sorted(set(frame["segment"]) - {""}))
     own = frame[frame["bundle_digest"] == bundle_digest]

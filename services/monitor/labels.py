@@ -24,6 +24,11 @@ def keys_of(table: pa.Table, columns: Sequence[str]) -> list[str]:
     return [_SEPARATOR.join(parts) for parts in zip(*texts, strict=True)]
 
 
+def has_classes(label: Label | None) -> bool:
+    """Tell whether outcomes are numbers of classes."""
+    return label is not None and label.WhichOneof("rule") == "classes"
+
+
 def outcomes(label: Label, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Return the outcome of each row from its `number` and `text`; NaN where none has come."""
     known = frame["number"].notna() | frame["text"].notna()
@@ -33,6 +38,9 @@ def outcomes(label: Label, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
         value = (number > label.greater_than).astype(float)
     elif rule == "equals":
         value = (_as_text(frame) == label.equals).to_numpy().astype(float)
+    elif rule == "classes":
+        numbered = {text: number for number, text in enumerate(label.classes.values)}
+        value = _as_text(frame).map(numbered).to_numpy(dtype=float)
     else:
         value = number.copy()
     value[~known.to_numpy()] = np.nan

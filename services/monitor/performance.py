@@ -4,27 +4,38 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from lineal.api.features.v1.feature_set_pb2 import Label
+from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
 from lineal.api.monitor.v1.report_pb2 import ArmPerformance
+from services.monitor.labels import has_classes
 
 
-def by_arm(frame: pd.DataFrame) -> list[ArmPerformance]:
-    """Return one entry per role and bundle that answered, the busiest first."""
+def by_arm(frame: pd.DataFrame, label: Label | None) -> list[ArmPerformance]:
+    """Return one entry per role and bundle that answered, the busiest first.
+
+    `frame` has the records where the label has several classes: what was decided stands there.
+    """
+    classes = has_classes(label)
     found = []
     for (arm, bundle), rows in frame.groupby(["arm", "bundle_digest"], sort=True):
         known = rows.dropna(subset=["outcome"])
         outcome, score = known["outcome"].to_numpy(dtype=float), known["score"].to_numpy(dtype=float)
-        found.append(
-            ArmPerformance(
-                bundle_digest=str(bundle),
-                arm=str(arm),
-                predictions=len(rows),
-                outcomes=len(known),
-                auc=auc(outcome, score),
-                brier=float(np.mean((score - outcome) ** 2)) if len(known) else float("nan"),
-                outcome_mean=float(outcome.mean()) if len(known) else float("nan"),
-                score_mean=float(rows["score"].mean()),
-            )
+        # The number of a class is no quantity, so nothing is averaged over it.
+        comparable = len(known) > 0 and not classes
+        entry = ArmPerformance(
+            bundle_digest=str(bundle),
+            arm=str(arm),
+            predictions=len(rows),
+            outcomes=len(known),
+            auc=auc(outcome, score) if comparable else float("nan"),
+            brier=float(np.mean((score - outcome) ** 2)) if comparable else float("nan"),
+            outcome_mean=float(outcome.mean()) if comparable else float("nan"),
+            score_mean=float(rows["score"].mean()),
         )
+        if classes and len(known):
+            decided = [PredictionRecord.FromString(record).decision for record in known["record"]]
+            entry.accuracy = float(np.mean(outcome == np.array(decided)))
+        found.append(entry)
     return sorted(found, key=lambda entry: -entry.predictions)
 
 

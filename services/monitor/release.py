@@ -6,13 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from chassis.errors import RuleViolated
 from lineal.api.monitor.v1.report_pb2 import ArmCounts, ReleaseReport, ReleaseStage, Verdict
 from lineal.api.registry.v1.endpoint_pb2 import ReleasePolicy
 from services.monitor.eprocess import mean_above, mean_below, rate_above, split_differs
+from tabular.bundle import Bundle
 
 # A candidate is promoted when "it loses the tolerance or more" has become this unlikely.
 _NON_INFERIOR = 20.0
 _SPLIT_P = 0.001
+
+
+class ClassesNotJudged(RuleViolated):
+    """The tests of a canary compare probabilities of one class."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,15 @@ class Step:
     generation: int
     share: float
     last: bool
+
+
+def check_problem(bundle: Bundle) -> None:
+    """Raise ClassesNotJudged for a bundle of several classes."""
+    if bundle.problem == "multiclass":
+        raise ClassesNotJudged(
+            f"a canary with {len(bundle.classes)} classes cannot be judged, since its loss is that of one probability; "
+            "look at the evaluation of the bundle and change the arms yourself, with ChangeArms"
+        )
 
 
 def judge(rows: pd.DataFrame, step: Step, policy: ReleasePolicy, candidate: str, champion: str) -> ReleaseReport:

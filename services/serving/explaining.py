@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from chassis.errors import FieldViolation, InvalidArgument, Unavailable
 from lineal.api.serving.v1.serving_service_pb2 import Contribution, ExplainResponse, Explanation
 from services.serving.predictor import Predictor, Scored
@@ -53,16 +55,22 @@ class Explainer:
 
 def _explained(scored: Scored) -> ExplainResponse:
     response = ExplainResponse(bundle_digest=scored.arm.bundle_digest)
-    for row, (*moved, expected) in enumerate(scored.scorer.contributions(scored.vectors).tolist()):
-        contributions = list(_values(scored, row))
-        for each, contribution in zip(contributions, moved, strict=True):
+    decisions = scored.scorer.decide(scored.scores.calibrated).tolist()
+    raw, score = scored.raw_of(decisions).tolist(), scored.scores.answered.tolist()
+    contributions = scored.scorer.contributions(scored.vectors)
+    if contributions.ndim > 2:
+        # What moved the class that was decided for.
+        contributions = contributions[np.arange(len(raw)), decisions]
+    for row, (*moved, expected) in enumerate(contributions.tolist()):
+        values = list(_values(scored, row))
+        for each, contribution in zip(values, moved, strict=True):
             each.contribution = contribution
         response.explanations.append(
             Explanation(
                 expected_raw_score=expected,
-                raw_score=scored.scores.raw[row],
-                score=scored.scores.calibrated[row],
-                contributions=sorted(contributions, key=lambda each: -abs(each.contribution)),
+                raw_score=raw[row],
+                score=score[row],
+                contributions=sorted(values, key=lambda each: -abs(each.contribution)),
             )
         )
     return response

@@ -59,8 +59,9 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         bundle = _bundle(loaded, request.version)
         tensor = oip.ModelMetadataResponse.TensorMetadata
         outputs = [tensor(name="predict", datatype="FP64" if bundle.problem == "regression" else "INT64", shape=[-1])]
-        if bundle.problem == "binary":
-            outputs.append(tensor(name="predict_proba", datatype="FP64", shape=[-1, 2]))
+        if bundle.problem != "regression":
+            outputs.append(tensor(name="predict_proba", datatype="FP64", shape=[-1, len(bundle.classes) or 2]))
+        raw = [-1, len(bundle.classes)] if bundle.classes else [-1]
         return oip.ModelMetadataResponse(
             name=request.name,
             versions=sorted(loaded.scorers),
@@ -68,7 +69,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             inputs=[
                 tensor(name=column.name, datatype=_DATATYPES[column.type], shape=[-1]) for column in required(bundle)
             ],
-            outputs=[*outputs, tensor(name="raw", datatype="FP64", shape=[-1])],
+            outputs=[*outputs, tensor(name="raw", datatype="FP64", shape=raw)],
         )
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
@@ -124,7 +125,10 @@ def _order(bundle: Bundle, width: int) -> list[ModelColumn]:
 def _outputs(answer: Answer) -> dict[str, npt.NDArray[Any]]:
     scores = np.fromiter(answer.response.scores, np.float64, len(answer.response.scores))
     outputs: dict[str, npt.NDArray[Any]] = {}
-    if answer.response.decisions:
+    if answer.response.class_scores:
+        outputs["predict"] = np.fromiter(answer.response.decisions, np.int64, len(scores))
+        outputs["predict_proba"] = np.array(answer.response.class_scores).reshape(len(scores), -1)
+    elif answer.response.decisions:
         outputs["predict"] = np.fromiter(answer.response.decisions, np.int64, len(scores))
         probabilities = outputs["predict_proba"] = np.empty((len(scores), 2))
         probabilities[:, 0] = 1 - scores

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,11 @@ class Scored:
     features_micros: int
     score_micros: int
 
+    def raw_of(self, decisions: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Return one raw score per row: of several classes that of the one decided for."""
+        raw = self.scores.raw
+        return raw if raw.ndim == 1 else raw[np.arange(len(raw)), decisions]
+
 
 class Predictor:
     """The one method behind both front doors."""
@@ -118,7 +123,7 @@ class Predictor:
         known = self._recorder.answered(request.request_id)
         if known is not None:
             self._describe_repeated(known)
-            return Answer(known, None)
+            return Answer(self._named(request, known), None)
         if not self._lease.valid:
             raise _cut_off()
         # The request holds on to this generation, whatever happens to the arms meanwhile.
@@ -208,14 +213,16 @@ class Predictor:
         return PredictResponse(
             request_id=request.request_id,
             prediction_ids=[f"{request.request_id}/{row}" for row in range(request.rows)],
-            scores=scored.scores.calibrated.tolist(),
-            decisions=scorer.decide(scored.scores.calibrated).tolist() if scorer.bundle.problem == "binary" else (),
+            scores=scored.scores.answered.tolist(),
+            decisions=scorer.decide(scored.scores.calibrated).tolist() if scorer.bundle.problem != "regression" else (),
             bundle_digest=scored.arm.bundle_digest,
             arm=_ROLES[scored.arm.role],
             generation=loaded.generation,
             feature_position=scored.looked_up.position,
             field_statuses=scored.looked_up.statuses,
             trace_id=f"{context.trace_id:032x}" if context.is_valid else "",
+            classes=scorer.bundle.classes,
+            class_scores=scored.scores.calibrated.reshape(-1).tolist() if scorer.bundle.classes else (),
         )
 
     def _records(
@@ -240,7 +247,8 @@ class Predictor:
         now = int(self._clock.now().timestamp() * 1e6)
         decisions = answer.decisions or [0] * request.rows
         # Python's own lists, since a message takes their values several times as fast as an array's.
-        raw = scored.scores.raw.tolist()
+        raw = scored.raw_of(decisions).tolist()
+        classes = len(bundle.classes)
         numeric, categorical = scored.vectors.numeric.tolist(), scored.vectors.categorical.tolist()
         return [
             PredictionRecord(
@@ -265,6 +273,7 @@ class Predictor:
                 fallback=fallback,
                 given_columns=given,
                 inputs=recorded(scored.taken, row),
+                class_scores=answer.class_scores[row * classes : (row + 1) * classes] if classes else None,
             )
             for row in range(request.rows)
         ]
@@ -289,6 +298,13 @@ class Predictor:
                 "lineal.record_micros": record,
             }
         )
+
+    def _named(self, request: Request, known: PredictResponse) -> PredictResponse:
+        """Complete an answer that was restored from its records, which do not repeat the names of classes."""
+        if known.class_scores and not known.classes:
+            scorer = self._arms.get(request.endpoint).scorers.get(known.bundle_digest)
+            known.classes.extend(scorer.bundle.classes if scorer else ())
+        return known
 
     def _describe_repeated(self, known: PredictResponse) -> None:
         """End a span in the trace of the first call, which a kill of the process may have left without one."""
@@ -317,7 +333,7 @@ class Predictor:
             started = time.perf_counter()
             scores, failure = np.full(request.rows, np.nan), ""
             try:
-                scores = (await self._score(loaded, arm, request)).scores.calibrated
+                scores = (await self._score(loaded, arm, request)).scores.answered
             except Exception as error:
                 failure = str(error)[:500] or type(error).__name__
             latency = _micros(started)

@@ -196,4 +196,5 @@ class Recorder:
         answer.prediction_ids.append(record.prediction_id)
         answer.scores.append(record.score)
         answer.decisions.append(record.decision)
+        answer.class_scores.extend(record.class_scores)
         self._remember(answer)

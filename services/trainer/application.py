@@ -34,6 +34,8 @@ from tabular.schema import protected
 
 _logger = logging.getLogger(__name__)
 _LARGEST_MODEL = 512 * 1024 * 1024
+# By the rule of the label; the other rules make 0 and 1.
+_PROBLEMS = {"value": "regression", "classes": "multiclass"}
 
 
 class TrainingSetUnknown(NotFound):
@@ -301,7 +303,8 @@ class Trainer:
             "model": run.model,
             "run_id": run.run_id,
             "training_set_digest": run.training_set_digest,
-            "problem": "regression" if label.WhichOneof("rule") == "value" else "binary",
+            "problem": _PROBLEMS.get(label.WhichOneof("rule") or "", "binary"),
+            "classes": list(label.classes.values),
             "columns": [
                 {**_column(column), "inputs": [_column(each) for each in column.inputs]} for column in features.columns
             ],

@@ -52,6 +52,16 @@ def card(
             "of the raw score r.",
             "",
         ]
+    if bundle.problem == "multiclass":
+        classes = ", ".join(f"{number} is {name}" for number, name in enumerate(bundle.classes))
+        lines += [
+            "## Decision",
+            "",
+            f"The likeliest class is decided for: {classes}. Probabilities are the softmax of the raw scores, with no "
+            "calibration after it. The AUC is the mean of each class against the others, the Brier score half the sum "
+            "over the classes.",
+            "",
+        ]
     if importance:
         lines += ["## What moves the score", "", "| column | mean absolute SHAP |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in importance] + [""]

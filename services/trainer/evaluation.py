@@ -31,9 +31,12 @@ class Resampling:
 
 
 def metrics(problem: Problem, label: Array, score: Array, resampling: Resampling) -> tuple[list[MetricValue], "Draws"]:
-    """Return each metric with its 95 % percentile interval (Efron 1979), and its draws for paired differences."""
+    """Return each metric with its 95 % percentile interval (Efron 1979), and its draws for paired differences.
+
+    The score has a column per class where there are several.
+    """
     # One sort serves every resample: a resample is how often each row counts.
-    scored = (Ranked if problem == "binary" else _Numbers)(label, score)
+    scored = _SCORED[problem](label, score)
     values = scored.measure(np.ones(len(label), dtype=np.int64))
     drawn = [scored.measure(counts) for counts in resampling.counts()]
     draws = {name: (value, np.array([draw[name] for draw in drawn])) for name, value in values.items()}
@@ -106,6 +109,38 @@ class Ranked:
         """Return how many hits and how many others each score has."""
         hits = np.add.reduceat(counts * self._label, self._groups)
         return hits, np.add.reduceat(counts, self._groups) - hits
+
+
+class _Classes:
+    """Rows of a problem with several classes; `score` has a column for each."""
+
+    def __init__(self, label: Array, score: Array) -> None:
+        number = label.astype(np.int64)
+        truth = np.eye(score.shape[1])[number]
+        self._right = (score.argmax(axis=1) == number).astype(np.float64)
+        # Half the sum over classes: in the range of a binary Brier score, and equal to it where there are two.
+        self._square = np.square(score - truth).sum(axis=1) / 2
+        self._surprise = -np.log(np.clip(score[np.arange(len(number)), number], _EPSILON, 1.0))
+        self._ranked = [Ranked(truth[:, each], score[:, each]) for each in range(score.shape[1])]
+
+    def measure(self, counts: Counts) -> dict[str, float]:
+        rows = counts.sum()
+        # Of each class against the others; one that no row has, or every row, says nothing.
+        areas = np.array([ranked.auc(counts) for ranked in self._ranked])
+        known = areas[~np.isnan(areas)]
+        return {
+            "accuracy": float(counts @ self._right / rows),
+            "auc": float(known.mean()) if len(known) else float("nan"),
+            "brier": float(counts @ self._square / rows),
+            "log_loss": float(counts @ self._surprise / rows),
+        }
+
+
+_SCORED: Mapping[Problem, type[Ranked | _Numbers | _Classes]] = {
+    "binary": Ranked,
+    "regression": _Numbers,
+    "multiclass": _Classes,
+}
 
 
 def _auc(hits: Array, others: Array) -> float:

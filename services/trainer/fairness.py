@@ -62,7 +62,7 @@ def compare(
     names = sorted(set(texts.tolist()))
     masks = {name: texts == name for name in names}
     told = [name for name in names if masks[name].sum() >= LEAST_ROWS]
-    part = _Decided if problem == "binary" else _Measured
+    part = _PARTS[problem]
     parts = [part(label, score, threshold, masks[name]) for name in told]
     whole = [one.measure(np.ones(len(label), dtype=np.int64)) for one in parts]
     drawn = [[one.measure(counts) for one in parts] for counts in Resampling(len(label)).counts()] if parts else []
@@ -123,11 +123,32 @@ class _Measured:
         }
 
 
+class _Classified:
+    """A group's rows of a problem with several classes."""
+
+    def __init__(self, label: Array, score: Array, _threshold: float, mask: Mask) -> None:
+        self._mask = mask
+        self._right = score[mask].argmax(axis=1) == label[mask]
+
+    def measure(self, counts: Counts) -> dict[str, float]:
+        counts = counts[self._mask]
+        return {"accuracy": _share(float(counts @ self._right), float(counts.sum()))}
+
+
+_PARTS: Mapping[Problem, type[_Decided | _Measured | _Classified]] = {
+    "binary": _Decided,
+    "regression": _Measured,
+    "multiclass": _Classified,
+}
+
+
 def _differences(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
     def gap(name: str) -> float:
         values = [group[name] for group in measured]
         return max(values) - min(values) if not np.isnan(values).any() else float("nan")
 
+    if "accuracy" in measured[0]:
+        return {"accuracy_difference": gap("accuracy")}
     if "mae" in measured[0]:
         return {"mean_error_difference": gap("mean_error"), "mae_difference": gap("mae")}
     rates = [group["selection_rate"] for group in measured]

@@ -20,6 +20,7 @@ Array = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 _CALIBRATE_ABOVE = 0.01
 _SHAP_ROWS = 2_000
+_LOSSES: dict[Problem, str] = {"binary": "Logloss", "regression": "RMSE", "multiclass": "MultiClass"}
 
 
 class FitFailed(ValueError):
@@ -49,6 +50,7 @@ class Fitted:
 
 def fit(
     problem: Problem,
+    classes: int,
     columns: tuple[ModelColumn, ...],
     train: Labelled,
     validation: Labelled,
@@ -57,10 +59,11 @@ def fit(
 ) -> Fitted:
     """Search if asked, fit with early stopping on the validation rows, calibrate and set the threshold on them.
 
-    The same rows, parameters and seed give the same `model_digest`. Raises FitFailed.
+    The same rows, parameters and seed give the same `model_digest`. `classes` is how many a multi-class problem has, 0
+    for others. Raises FitFailed.
     """
     pools = _pool(columns, train), _pool(columns, validation)
-    settings = _settings(problem, parameters)
+    settings = _settings(problem, classes, parameters)
     trials: list[dict[str, Any]] = []
     if parameters.trials:
         settings, trials = _search(settings, pools, parameters, progress)
@@ -124,9 +127,11 @@ class _Rounds:
         return True
 
 
-def _settings(problem: Problem, parameters: Parameters) -> dict[str, Any]:
-    return {
-        "loss_function": "Logloss" if problem == "binary" else "RMSE",
+def _settings(problem: Problem, classes: int, parameters: Parameters) -> dict[str, Any]:
+    # The number of classes, since the rows to learn from may lack one of them.
+    known = {"classes_count": classes} if classes else {}
+    return known | {
+        "loss_function": _LOSSES[problem],
         "iterations": parameters.iterations,
         "depth": parameters.depth,
         "learning_rate": parameters.learning_rate,
@@ -180,10 +185,13 @@ def _pool(columns: tuple[ModelColumn, ...], rows: Labelled) -> "catboost.Pool":
 def _importance(
     model: "catboost.CatBoost", columns: tuple[ModelColumn, ...], rows: Labelled
 ) -> list[tuple[str, float]]:
-    """Return the mean absolute SHAP value (Lundberg et al. 2018) per column, in raw score, greatest first."""
+    """Return the mean absolute SHAP value (Lundberg et al. 2018) per column, in raw score, greatest first.
+
+    Of several classes it is the mean over them, too.
+    """
     sample = slice(0, _SHAP_ROWS)
     values = model.get_feature_importance(
         _pool(columns, Labelled(rows.vectors.take(sample), rows.label[sample])), type="ShapValues"
     )
-    mean = np.abs(np.asarray(values)[:, :-1]).mean(axis=0)
+    mean = np.abs(np.asarray(values)[..., :-1]).reshape(-1, len(columns)).mean(axis=0)
     return sorted(((column.name, float(mean[index])) for index, column in enumerate(columns)), key=lambda x: -x[1])

@@ -45,7 +45,8 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
     report("reading", 0, 1)
     rows = read(artifacts, spec["training_set_digest"], columns)
     parts = _split(rows, parameters)
-    fitted = fit(spec["problem"], columns, rows.take(parts.train), rows.take(parts.validation), parameters, report)
+    learnt, validated = rows.take(parts.train), rows.take(parts.validation)
+    fitted = fit(spec["problem"], len(spec["classes"]), columns, learnt, validated, parameters, report)
     bundle = Bundle(
         model=spec["model"],
         problem=spec["problem"],
@@ -65,6 +66,7 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
         catboost_version=CATBOOST_VERSION,
         transforms=tuple(ParseDict(each, Transform()) for each in spec["transforms"]) if inputs else (),
         inputs=tuple(inputs),
+        classes=tuple(spec["classes"]),
     )
     scorer = Scorer(bundle, fitted.model_file)
     report("evaluating", 0, 1)
@@ -103,6 +105,7 @@ def evaluate(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) 
     bundles = [Bundle.from_bytes(artifacts.read(digest)) for digest in spec["bundle_digests"]]
     # Of a static table only what none of the bundles has learnt from.
     shares = [bundle.test_share for bundle in bundles if bundle.test_share is not None]
+    _check_alike(bundles)
     for number, (digest, bundle) in enumerate(zip(spec["bundle_digests"], bundles, strict=True)):
         report("scoring", number, len(bundles))
         rows = read(artifacts, spec["training_set_digest"], bundle.columns)
@@ -138,7 +141,7 @@ def import_model(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Repo
     report("examining", 0, 1)
     model_file = Path(spec["path"]).read_bytes()
     model = load(model_file)
-    problem, columns = describe(model)
+    problem, columns, classes = describe(model)
     bundle = Bundle(
         model=spec["model"],
         problem=problem,
@@ -148,6 +151,7 @@ def import_model(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Repo
         run_id=spec["run_id"],
         model_digest=canonical_digest(model),
         catboost_version=CATBOOST_VERSION,
+        classes=classes,
     )
     # Scoring a row of nulls shows that the file is whole.
     Scorer(bundle, model_file).score(
@@ -155,6 +159,13 @@ def import_model(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Repo
     )
     text = card(bundle, description=spec["description"], rows={}, parameters={}, trees=model.tree_count_, importance=[])
     return {"bundle_digest": _store(artifacts, bundle, model_file, text, None)}
+
+
+def _check_alike(bundles: list[Bundle]) -> None:
+    first, *others = bundles
+    for bundle in others:
+        if (bundle.problem, bundle.classes) != (first.problem, first.classes):
+            raise ValueError("the bundles answer different problems or classes, so no rows can compare them")
 
 
 def _store(artifacts: ArtifactStore, bundle: Bundle, model_file: bytes, text: str, reference: pa.Table | None) -> str:
@@ -173,7 +184,7 @@ def _reference(bundle: Bundle, scorer: Scorer, vectors: Vectors, seed: int) -> p
     arrays: dict[str, Any] = {name: sample.numeric[:, index] for index, name in enumerate(bundle.numeric)}
     for index, name in enumerate(bundle.categorical):
         arrays[name] = pa.array(sample.categorical[:, index].tolist(), type=pa.string())
-    arrays["score"] = scorer.score(sample).calibrated
+    arrays["score"] = scorer.score(sample).answered
     return pa.table(arrays)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from chassis.artifacts import canonical_json
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
-from lineal.api.features.v1.feature_set_pb2 import ColumnSource, ColumnType, FeatureColumn, FeatureSet, Label
+from lineal.api.features.v1.feature_set_pb2 import Classes, ColumnSource, ColumnType, FeatureColumn, FeatureSet, Label
 from lineal.api.trainer.v1 import trainer_service_pb2 as api
 from lineal.api.trainer.v1.run_pb2 import Parameters, RunState
 from tabular.bundle import Bundle
@@ -40,7 +40,7 @@ def table(rows: int = 3000, seed: int = 1) -> pa.Table:
     )
 
 
-async def training_set(suite: Any, rows: pa.Table) -> str:
+async def training_set(suite: Any, rows: pa.Table, label: Label | None = None) -> str:
     buffer = io.BytesIO()
     pq.write_table(rows, buffer)
     file = suite.artifacts.put(buffer.getvalue())
@@ -52,9 +52,8 @@ async def training_set(suite: Any, rows: pa.Table) -> str:
         FeatureColumn(name="amount", type=ColumnType.COLUMN_TYPE_NUMERIC, source=ColumnSource.COLUMN_SOURCE_VIEW),
         FeatureColumn(name="shop", type=ColumnType.COLUMN_TYPE_CATEGORICAL, source=ColumnSource.COLUMN_SOURCE_REQUEST),
     ]
-    features = FeatureSetRegistered(
-        feature_set=FeatureSet(name="f", label=Label(key=["id"], greater_than=0)), version="v1", columns=columns
-    )
+    label = label or Label(key=["id"], greater_than=0)
+    features = FeatureSetRegistered(feature_set=FeatureSet(name="f", label=label), version="v1", columns=columns)
     await log.append("feature-set/f", [features], request_id=str(uuid4()), expected_revision=None)
     built = TrainingSetBuilt(training_set_digest=digest, feature_set="f", feature_set_version="v1")
     await log.append(f"training-set/{digest}", [built], request_id=str(uuid4()), expected_revision=None)
@@ -105,6 +104,36 @@ async def test_the_same_run_again_gives_the_same_model(suite: Any) -> None:
     runs = [await trained(stub, digest) for _ in range(2)]
     models = [Bundle.from_bytes(suite.artifacts.read(run.bundle_digest)).model_digest for run in runs]
     assert models[0] == models[1]
+
+
+async def test_a_run_learns_several_classes(suite: Any) -> None:
+    await suite.start("lineage", "trainer")
+    stub = suite.stub("trainer")
+    rows = table()
+    amounts = np.nan_to_num(rows["amount"].to_numpy())
+    numbers = np.digitize(amounts, [-0.5, 0.5]).astype(float)
+    rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(numbers))
+    label = Label(key=["id"], classes=Classes(values=["low", "middle", "high", "never seen"]))
+    digest = await training_set(suite, rows, label)
+    run = await trained(stub, digest, trials=1)
+    assert run.state == RunState.RUN_STATE_COMPLETED, run.failure
+    metrics = {metric.name: metric.value for metric in run.metrics}
+    assert metrics["accuracy"] > 0.9
+    bundle = Bundle.from_bytes(suite.artifacts.read(run.bundle_digest))
+    assert (bundle.problem, bundle.classes) == ("multiclass", ("low", "middle", "high", "never seen"))
+    scorer = Scorer(bundle, suite.artifacts.read(bundle.files["model.cbm"]))
+    values = {name: rows[name].to_numpy() for name in ("amount", "shop")}
+    scores = scorer.score(assemble(bundle.columns, values, len(rows)))
+    assert scores.calibrated.shape == (len(rows), 4)
+    assert np.mean(scorer.decide(scores.calibrated) == numbers) > 0.9
+    reference = pq.read_table(io.BytesIO(suite.artifacts.read(bundle.files["drift_reference.parquet"])))
+    assert reference["score"].to_numpy().max() > 0.9
+    card = (await stub.GetCard(api.GetCardRequest(bundle_digest=run.bundle_digest))).markdown
+    assert "0 is low, 1 is middle, 2 is high, 3 is never seen" in card
+    request = api.EvaluateBundlesRequest(training_set_digest=digest, bundle_digests=[run.bundle_digest] * 2)
+    request.request_id = str(uuid4())
+    evaluation = (await stub.EvaluateBundles(request)).evaluation
+    assert {metric.name for metric in evaluation.differences[0].metrics} == {"accuracy", "auc", "brier", "log_loss"}
 
 
 async def test_a_search_keeps_its_trials(suite: Any) -> None:

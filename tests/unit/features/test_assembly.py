@@ -1,3 +1,5 @@
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -18,12 +20,20 @@ def tables(seed: int = 1, count: int = 120) -> tuple[pa.Table, pa.Table]:
 
 @pytest.mark.parametrize(
     ("rule", "value", "expected"),
-    [("greater_than", 15.0, [1.0, 0.0]), ("equals", "20", [1.0, 0.0]), ("value", True, [20.0, 15.0])],
+    [
+        ("greater_than", 15.0, [1.0, 0.0]),
+        ("equals", "20", [1.0, 0.0]),
+        ("value", True, [20.0, 15.0]),
+        ("classes", ["15", "7", "20"], [2.0, 0.0]),
+    ],
 )
-def test_a_label_follows_its_rule_and_null_has_none(rule: str, value: object, expected: list[float]) -> None:
+def test_a_label_follows_its_rule_and_null_has_none(rule: str, value: Any, expected: list[float]) -> None:
     declared = feature_set()
     declared.label.ClearField("greater_than")
-    setattr(declared.label, rule, value)
+    if rule == "classes":
+        declared.label.classes.values.extend(value)
+    else:
+        setattr(declared.label, rule, value)
     trip = {"driver": "a", "km": 1.0, "start": at(0), "told": at(0)}
     left = pa.Table.from_pylist([{**trip, "trip": t} for t in "abcd"], schema=arrow_schema(trips()))
     end = {"driver": "a", "landed": at(9), "told": at(9)}

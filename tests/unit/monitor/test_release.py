@@ -1,9 +1,11 @@
 import numpy as np
 import pandas as pd
+import pytest
 
 from lineal.api.monitor.v1.report_pb2 import ReleaseReport, ReleaseStage, Verdict
 from lineal.api.registry.v1.endpoint_pb2 import ReleasePolicy
-from services.monitor.release import Step, judge
+from services.monitor.release import ClassesNotJudged, Step, check_problem, judge
+from tabular.bundle import Bundle
 
 CANDIDATE, CHAMPION = "a" * 64, "b" * 64
 POLICY = ReleasePolicy(
@@ -93,6 +95,11 @@ def test_the_same_rows_give_the_same_evidence() -> None:
 def test_a_step_without_a_verdict_asks_a_person() -> None:
     frame = rows(3500, noise=0.16)
     assert verdict(frame, LAST).verdict in (Verdict.VERDICT_INCONCLUSIVE, Verdict.VERDICT_FAIL)
+
+
+def test_several_classes_are_refused() -> None:
+    with pytest.raises(ClassesNotJudged, match="a canary with 3 classes cannot be judged"):
+        check_problem(Bundle("m", "multiclass", (), {}, classes=("a", "b", "c")))
 
 
 def test_no_rows_wait() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tabular.applier import Applier, agrees, proven, trial_rows
 from tabular.bundle import Bundle
-from tabular.scorer import Scorer, describe, load
+from tabular.scorer import ModelUnreadable, Scorer, describe, load
 from tabular.vectors import Vectors
 
 ROWS = 600
@@ -24,7 +24,11 @@ def model_file(loss: str, seed: int = 1, **settings: object) -> bytes:
     rows = list(zip(amount, shop, age, city, strict=True))
     pool = catboost.Pool(
         [list(row) for row in rows],
-        label if loss == "RMSE" else (label > 0).astype(int),
+        label
+        if loss == "RMSE"
+        else np.digitize(label, [0.0, 1.0])
+        if loss.startswith("Multi")
+        else (label > 0).astype(int),
         cat_features=[1, 3],
         feature_names=["amount", "shop", "age", "city"],
     )
@@ -46,8 +50,8 @@ def model_file(loss: str, seed: int = 1, **settings: object) -> bytes:
 
 
 def bundle(data: bytes) -> Bundle:
-    problem, columns = describe(load(data))
-    return Bundle(model="shop", problem=problem, columns=columns, files={})
+    problem, columns, classes = describe(load(data))
+    return Bundle(model="shop", problem=problem, columns=columns, files={}, classes=classes)
 
 
 def served(rows: int, seed: int = 2) -> Vectors:
@@ -62,7 +66,20 @@ def served(rows: int, seed: int = 2) -> Vectors:
     return Vectors(numeric, np.array(texts, dtype=object).T)
 
 
-@pytest.mark.parametrize("loss", ["Logloss", "RMSE"])
+def test_a_loss_of_several_classes_that_softmax_does_not_fit_is_refused() -> None:
+    with pytest.raises(ModelUnreadable, match="3 classes with the loss MultiClassOneVsAll cannot be served"):
+        describe(load(model_file("MultiClassOneVsAll")))
+
+
+def test_two_classes_fitted_as_several_have_a_score_each() -> None:
+    data = model_file("MultiClass", classes_count=3)
+    scores = Scorer(bundle(data), data).score(served(5))
+    assert scores.raw.shape == (5, 3)
+    np.testing.assert_allclose(scores.calibrated.sum(axis=1), 1.0)
+    np.testing.assert_array_equal(scores.answered, scores.calibrated.max(axis=1))
+
+
+@pytest.mark.parametrize("loss", ["Logloss", "RMSE", "MultiClass"])
 def test_scores_are_catboosts_own_bit_for_bit(loss: str) -> None:
     data = model_file(loss)
     own, compiled = Scorer(bundle(data), data), Scorer(bundle(data), data, compiled=True)

@@ -125,6 +125,8 @@ def test_lags_and_times_need_event_times() -> None:
         (lambda s: s.label.key.append("weather"), "label.key[1]"),
         (lambda s: setattr(s.label, "column", "weather"), "label.column"),
         (lambda s: s.label.ClearField("greater_than"), "label"),
+        (lambda s: s.label.classes.values.append("one"), "label.classes.values"),
+        (lambda s: s.label.classes.values.extend(["a", "b", "a"]), "label.classes.values"),
     ],
 )
 def test_a_wrong_feature_set_is_named_by_path(change: Callable[[FeatureSet], None], path: str) -> None:

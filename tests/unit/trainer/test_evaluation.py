@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
+    accuracy_score,
     average_precision_score,
     brier_score_loss,
     log_loss,
@@ -52,6 +53,29 @@ def test_regression(seed: int) -> None:
     rows = np.repeat(np.arange(len(label)), list(resampling.counts())[7])
     assert draws["rmse"][1][7] == pytest.approx(root_mean_squared_error(label[rows], score[rows]))
     assert draws["mae"][1][7] == pytest.approx(mean_absolute_error(label[rows], score[rows]))
+
+
+@settings(max_examples=5)
+@given(_SEEDS)
+def test_several_classes(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    score = generator.dirichlet(np.ones(3), 200)
+    label = np.array([generator.choice(3, p=row) for row in score], dtype=float)
+    resampling = Resampling(len(label))
+    measured, draws = metrics("multiclass", label, score, resampling)
+    assert [metric.name for metric in measured] == ["accuracy", "auc", "brier", "log_loss"]
+    rows = np.repeat(np.arange(len(label)), list(resampling.counts())[7])
+    label, score = label[rows], score[rows]
+    assert draws["accuracy"][1][7] == pytest.approx(accuracy_score(label, score.argmax(axis=1)))
+    assert draws["auc"][1][7] == pytest.approx(roc_auc_score(label, score, multi_class="ovr"))
+    assert draws["brier"][1][7] == pytest.approx(brier_score_loss(label, score, labels=[0, 1, 2]) / 2)
+    assert draws["log_loss"][1][7] == pytest.approx(log_loss(label, score))
+
+
+def test_two_classes_have_the_brier_score_of_one_probability() -> None:
+    label, score = _rows(1)
+    _, draws = metrics("multiclass", label, np.column_stack([1 - score, score]), Resampling(len(label)))
+    assert draws["brier"][0] == pytest.approx(brier_score_loss(label, score))
 
 
 def test_calibration_error_is_the_mean_distance_over_bins() -> None:

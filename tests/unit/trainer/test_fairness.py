@@ -77,6 +77,14 @@ def test_a_regression_is_compared_by_its_errors() -> None:
     assert told["mae_difference{sex}"] == pytest.approx(abs(errors[0] - errors[1]))
 
 
+def test_several_classes_are_compared_by_how_often_they_are_right() -> None:
+    scores = np.column_stack([1 - SCORE, SCORE / 2, SCORE / 2])
+    found = fairness.compare("multiclass", LABEL, scores, 0.5, "sex", SEX.tolist())
+    right = [(scores.argmax(axis=1) == LABEL)[name == SEX].mean() for name in ("f", "m")]
+    told = {metric.name: metric.value for metric in found.metrics()}
+    assert told["accuracy_difference{sex}"] == pytest.approx(abs(right[0] - right[1]))
+
+
 def test_the_card_has_a_table_of_each_attribute() -> None:
     found = binary([*SEX[:-1].tolist(), "x"])
     bundle = Bundle("m", "binary", (), {}, metrics=tuple(found.metrics()))

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from lineal.api.features.v1 import transform_pb2 as lineal_dot_api_dot_features_dot_v1_dot_transform__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lineal/api/features/v1/feature_set.proto\x12\x16lineal.api.features.v1\x1a\x1egoogle/protobuf/duration.proto\x1a&lineal/api/features/v1/transform.proto\"J\n\x05Spine\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x30\n\rcutoff_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x0eRequestFeature\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\"\xa9\x01\n\x0cViewFeatures\x12\x0c\n\x04view\x18\x01 \x01(\t\x12<\n\x04keys\x18\x02 \x03(\x0b\x32..lineal.api.features.v1.ViewFeatures.KeysEntry\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x1a+\n\tKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\x05Label\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x03(\t\x12\x0e\n\x06\x63olumn\x18\x03 \x01(\t\x12\x16\n\x0cgreater_than\x18\x04 \x01(\x01H\x00\x12\x10\n\x06\x65quals\x18\x05 \x01(\tH\x00\x12\x0f\n\x05value\x18\x06 \x01(\x08H\x00\x42\x06\n\x04rule\"\xd0\x02\n\nFeatureSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12,\n\x05spine\x18\x04 \x01(\x0b\x32\x1d.lineal.api.features.v1.Spine\x12@\n\x10request_features\x18\x05 \x03(\x0b\x32&.lineal.api.features.v1.RequestFeature\x12;\n\rview_features\x18\x06 \x03(\x0b\x32$.lineal.api.features.v1.ViewFeatures\x12,\n\x05label\x18\x07 \x01(\x0b\x32\x1d.lineal.api.features.v1.Label\x12\x35\n\ntransforms\x18\x08 \x03(\x0b\x32!.lineal.api.features.v1.Transform\"\xbc\x01\n\rFeatureColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x04type\x18\x02 \x01(\x0e\x32\".lineal.api.features.v1.ColumnType\x12\x34\n\x06source\x18\x03 \x01(\x0e\x32$.lineal.api.features.v1.ColumnSource\x12\x35\n\x06inputs\x18\x04 \x03(\x0b\x32%.lineal.api.features.v1.FeatureColumn*u\n\nColumnType\x12\x1b\n\x17\x43OLUMN_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TYPE_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_TYPE_CATEGORICAL\x10\x02\x12\x14\n\x10\x43OLUMN_TYPE_TIME\x10\x03*}\n\x0c\x43olumnSource\x12\x1d\n\x19\x43OLUMN_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OLUMN_SOURCE_REQUEST\x10\x01\x12\x16\n\x12\x43OLUMN_SOURCE_VIEW\x10\x02\x12\x1b\n\x17\x43OLUMN_SOURCE_TRANSFORM\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lineal/api/features/v1/feature_set.proto\x12\x16lineal.api.features.v1\x1a\x1egoogle/protobuf/duration.proto\x1a&lineal/api/features/v1/transform.proto\"J\n\x05Spine\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x30\n\rcutoff_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x0eRequestFeature\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\"\xa9\x01\n\x0cViewFeatures\x12\x0c\n\x04view\x18\x01 \x01(\t\x12<\n\x04keys\x18\x02 \x03(\x0b\x32..lineal.api.features.v1.ViewFeatures.KeysEntry\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x1a+\n\tKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x19\n\x07\x43lasses\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xac\x01\n\x05Label\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x03(\t\x12\x0e\n\x06\x63olumn\x18\x03 \x01(\t\x12\x16\n\x0cgreater_than\x18\x04 \x01(\x01H\x00\x12\x10\n\x06\x65quals\x18\x05 \x01(\tH\x00\x12\x0f\n\x05value\x18\x06 \x01(\x08H\x00\x12\x32\n\x07\x63lasses\x18\x07 \x01(\x0b\x32\x1f.lineal.api.features.v1.ClassesH\x00\x42\x06\n\x04rule\"\xd0\x02\n\nFeatureSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12,\n\x05spine\x18\x04 \x01(\x0b\x32\x1d.lineal.api.features.v1.Spine\x12@\n\x10request_features\x18\x05 \x03(\x0b\x32&.lineal.api.features.v1.RequestFeature\x12;\n\rview_features\x18\x06 \x03(\x0b\x32$.lineal.api.features.v1.ViewFeatures\x12,\n\x05label\x18\x07 \x01(\x0b\x32\x1d.lineal.api.features.v1.Label\x12\x35\n\ntransforms\x18\x08 \x03(\x0b\x32!.lineal.api.features.v1.Transform\"\xbc\x01\n\rFeatureColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x04type\x18\x02 \x01(\x0e\x32\".lineal.api.features.v1.ColumnType\x12\x34\n\x06source\x18\x03 \x01(\x0e\x32$.lineal.api.features.v1.ColumnSource\x12\x35\n\x06inputs\x18\x04 \x03(\x0b\x32%.lineal.api.features.v1.FeatureColumn*u\n\nColumnType\x12\x1b\n\x17\x43OLUMN_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TYPE_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_TYPE_CATEGORICAL\x10\x02\x12\x14\n\x10\x43OLUMN_TYPE_TIME\x10\x03*}\n\x0c\x43olumnSource\x12\x1d\n\x19\x43OLUMN_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OLUMN_SOURCE_REQUEST\x10\x01\x12\x16\n\x12\x43OLUMN_SOURCE_VIEW\x10\x02\x12\x1b\n\x17\x43OLUMN_SOURCE_TRANSFORM\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VIEWFEATURES_KEYSENTRY']._loaded_options = None
   _globals['_VIEWFEATURES_KEYSENTRY']._serialized_options = b'8\001'
-  _globals['_COLUMNTYPE']._serialized_start=1074
-  _globals['_COLUMNTYPE']._serialized_end=1191
-  _globals['_COLUMNSOURCE']._serialized_start=1193
-  _globals['_COLUMNSOURCE']._serialized_end=1318
+  _globals['_COLUMNTYPE']._serialized_start=1154
+  _globals['_COLUMNTYPE']._serialized_end=1271
+  _globals['_COLUMNSOURCE']._serialized_start=1273
+  _globals['_COLUMNSOURCE']._serialized_end=1398
   _globals['_SPINE']._serialized_start=140
   _globals['_SPINE']._serialized_end=214
   _globals['_REQUESTFEATURE']._serialized_start=216
@@ -47,10 +47,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VIEWFEATURES']._serialized_end=420
   _globals['_VIEWFEATURES_KEYSENTRY']._serialized_start=377
   _globals['_VIEWFEATURES_KEYSENTRY']._serialized_end=420
-  _globals['_LABEL']._serialized_start=422
-  _globals['_LABEL']._serialized_end=542
-  _globals['_FEATURESET']._serialized_start=545
-  _globals['_FEATURESET']._serialized_end=881
-  _globals['_FEATURECOLUMN']._serialized_start=884
-  _globals['_FEATURECOLUMN']._serialized_end=1072
+  _globals['_CLASSES']._serialized_start=422
+  _globals['_CLASSES']._serialized_end=447
+  _globals['_LABEL']._serialized_start=450
+  _globals['_LABEL']._serialized_end=622
+  _globals['_FEATURESET']._serialized_start=625
+  _globals['_FEATURESET']._serialized_end=961
+  _globals['_FEATURECOLUMN']._serialized_start=964
+  _globals['_FEATURECOLUMN']._serialized_end=1152
 # @@protoc_insertion_point(module_scope)

@@ -186,6 +186,30 @@ class ViewFeatures(_message.Message):
 Global___ViewFeatures: _TypeAlias = ViewFeatures  # noqa: Y015
 
 @_typing.final
+class Classes(_message.Message):
+    """The classes of a problem with several of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts that the column may have, two or more; a class's number is its place, from 0. Rows with other texts are left out."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Classes: _TypeAlias = Classes  # noqa: Y015
+
+@_typing.final
 class Label(_message.Message):
     """What is to be predicted."""
 
@@ -197,6 +221,7 @@ class Label(_message.Message):
     GREATER_THAN_FIELD_NUMBER: _builtins.int
     EQUALS_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Dataset that brings the outcome."""
     column: _builtins.str
@@ -211,6 +236,10 @@ class Label(_message.Message):
     def key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns that the spine and the label dataset share and that name the row."""
 
+    @_builtins.property
+    def classes(self) -> Global___Classes:
+        """The number of the class that the value's text is: multi-class classification."""
+
     def __init__(
         self,
         *,
@@ -220,12 +249,13 @@ class Label(_message.Message):
         greater_than: _builtins.float = ...,
         equals: _builtins.str = ...,
         value: _builtins.bool = ...,
+        classes: Global___Classes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["equals", b"equals", "greater_than", b"greater_than", "rule", b"rule", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "equals", b"equals", "greater_than", b"greater_than", "rule", b"rule", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "dataset", b"dataset", "equals", b"equals", "greater_than", b"greater_than", "key", b"key", "rule", b"rule", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "column", b"column", "dataset", b"dataset", "equals", b"equals", "greater_than", b"greater_than", "key", b"key", "rule", b"rule", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["greater_than", "equals", "value"]  # noqa: Y015
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["greater_than", "equals", "value", "classes"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_rule) -> _WhichOneofReturnType_rule | None: ...
 

@@ -66,6 +66,7 @@ class PredictionRecord(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     GIVEN_COLUMNS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    CLASS_SCORES_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """Request id, a slash and the row number."""
     endpoint: _builtins.str
@@ -83,11 +84,11 @@ class PredictionRecord(_message.Message):
     answer_time_micros: _builtins.int
     """When it was answered, in microseconds since 1970-01-01 UTC."""
     raw_score: _builtins.float
-    """Raw score of the model, before calibration."""
+    """Raw score of the model, before calibration; of several classes that of the one decided for."""
     score: _builtins.float
-    """Score as answered."""
+    """Score as answered; of several classes the probability of the one decided for."""
     decision: _builtins.int
-    """Decision as answered; 0 for a regression."""
+    """Decision as answered, of several classes the number of the likeliest; 0 for a regression."""
     feature_position: _builtins.int
     """Log position that looked-up features had applied, no more and no less; 0 when nothing was looked up."""
     label_key: _builtins.str
@@ -118,6 +119,10 @@ class PredictionRecord(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_parity_pb2.FeatureValue]:
         """What the transforms of the feature set took that were computed for it, be it sent or looked up."""
 
+    @_builtins.property
+    def class_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of several classes the probability of each, as answered; empty otherwise."""
+
     def __init__(
         self,
         *,
@@ -142,10 +147,11 @@ class PredictionRecord(_message.Message):
         fallback: _builtins.bool = ...,
         given_columns: _abc.Iterable[_builtins.str] | None = ...,
         inputs: _abc.Iterable[_parity_pb2.FeatureValue] | None = ...,
+        class_scores: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "generation", b"generation", "given_columns", b"given_columns", "inputs", b"inputs", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "class_scores", b"class_scores", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "generation", b"generation", "given_columns", b"given_columns", "inputs", b"inputs", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -197,6 +197,7 @@ class ArmPerformance(_message.Message):
     BRIER_FIELD_NUMBER: _builtins.int
     OUTCOME_MEAN_FIELD_NUMBER: _builtins.int
     SCORE_MEAN_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
     bundle_digest: _builtins.str
     """Bundle that answered."""
     arm: _builtins.str
@@ -206,13 +207,15 @@ class ArmPerformance(_message.Message):
     outcomes: _builtins.int
     """Of these, with an outcome."""
     auc: _builtins.float
-    """Area under the ROC curve; NaN when it cannot be computed."""
+    """Area under the ROC curve; NaN when it cannot be computed, as with several classes."""
     brier: _builtins.float
-    """Brier score; NaN without outcomes."""
+    """Brier score; NaN without outcomes and with several classes."""
     outcome_mean: _builtins.float
-    """Mean of the outcomes; NaN without."""
+    """Mean of the outcomes; NaN without and with several classes."""
     score_mean: _builtins.float
     """Mean of the scores."""
+    accuracy: _builtins.float
+    """With several classes the share of outcomes that were the class decided for; unset otherwise."""
     def __init__(
         self,
         *,
@@ -224,12 +227,15 @@ class ArmPerformance(_message.Message):
         brier: _builtins.float = ...,
         outcome_mean: _builtins.float = ...,
         score_mean: _builtins.float = ...,
+        accuracy: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "auc", b"auc", "brier", b"brier", "bundle_digest", b"bundle_digest", "outcome_mean", b"outcome_mean", "outcomes", b"outcomes", "predictions", b"predictions", "score_mean", b"score_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy", "arm", b"arm", "auc", b"auc", "brier", b"brier", "bundle_digest", b"bundle_digest", "outcome_mean", b"outcome_mean", "outcomes", b"outcomes", "predictions", b"predictions", "score_mean", b"score_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
+    _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
 
 Global___ArmPerformance: _TypeAlias = ArmPerformance  # noqa: Y015
 

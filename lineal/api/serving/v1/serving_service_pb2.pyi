@@ -135,6 +135,8 @@ class PredictResponse(_message.Message):
     FEATURE_POSITION_FIELD_NUMBER: _builtins.int
     FIELD_STATUSES_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    CLASS_SCORES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of the request."""
     bundle_digest: _builtins.str
@@ -153,15 +155,25 @@ class PredictResponse(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Calibrated probability of class 1, or the predicted value of a regression; one per row."""
+        """Calibrated probability of class 1, or the predicted value of a regression, or of several classes the probability of the one
+        decided for; one per row.
+        """
 
     @_builtins.property
     def decisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """1 where the score reaches the bundle's threshold; empty for a regression."""
+        """1 where the score reaches the bundle's threshold, of several classes the number of the likeliest; empty for a regression."""
 
     @_builtins.property
     def field_statuses(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
         """Per looked-up column one lineal.api.features.v1.FieldStatus per row, as bytes."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of several classes their names, by number; empty otherwise."""
+
+    @_builtins.property
+    def class_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of several classes the probability of each, row after row; empty otherwise."""
 
     def __init__(
         self,
@@ -176,10 +188,12 @@ class PredictResponse(_message.Message):
         feature_position: _builtins.int = ...,
         field_statuses: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
         trace_id: _builtins.str = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        class_scores: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "bundle_digest", b"bundle_digest", "decisions", b"decisions", "feature_position", b"feature_position", "field_statuses", b"field_statuses", "generation", b"generation", "prediction_ids", b"prediction_ids", "request_id", b"request_id", "scores", b"scores", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "bundle_digest", b"bundle_digest", "class_scores", b"class_scores", "classes", b"classes", "decisions", b"decisions", "feature_position", b"feature_position", "field_statuses", b"field_statuses", "generation", b"generation", "prediction_ids", b"prediction_ids", "request_id", b"request_id", "scores", b"scores", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,7 +326,7 @@ class Contribution(_message.Message):
     text: _builtins.str
     """A category."""
     contribution: _builtins.float
-    """Raw score (log-odds, or the predicted value of a regression) that the value added; negative where it took away."""
+    """Raw score (log-odds, or the predicted value of a regression, or that of the likeliest class) that the value added; negative where it took away."""
     def __init__(
         self,
         *,
