@@ -205,5 +205,6 @@ async def test_lists_are_as_they_were(suite: Suite) -> None:
     assert await then(as_of_time=to_timestamp(start - timedelta(days=1))) == ([], [], [], [])
     with pytest.raises(grpc.aio.AioRpcError, match="exclude each other"):
         await then(as_of_position=1, as_of_time=to_timestamp(start))
-    with pytest.raises(grpc.aio.AioRpcError, match="is asked for"):
+    # Who notices first that the time is over, client or server, is chance.
+    with pytest.raises(grpc.aio.AioRpcError, match=r"is asked for|Deadline Exceeded"):
         await stub.ListModels(api.ListModelsRequest(as_of_position=last + 1), timeout=0.5)
