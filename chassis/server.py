@@ -87,7 +87,7 @@ def run(name: str, settings: ServiceSettings, build: Build) -> None:
 @asynccontextmanager
 async def start(name: str, settings: ServiceSettings, build: Build) -> AsyncIterator[RunningServer]:
     """Run a service within a block, in this process; port 0 takes a free one."""
-    telemetry = Telemetry(name, settings.data_dir / "telemetry")
+    telemetry = Telemetry(name, settings.data_dir / "telemetry", settings.instance)
     try:
         with _SingleInstance(name, settings):
             async with _running(name, settings, build, telemetry) as running:
@@ -97,7 +97,7 @@ async def start(name: str, settings: ServiceSettings, build: Build) -> AsyncIter
 
 
 async def _serve(name: str, settings: ServiceSettings, build: Build) -> int:
-    telemetry = Telemetry(name, settings.data_dir / "telemetry")
+    telemetry = Telemetry(name, settings.data_dir / "telemetry", settings.instance)
     configure_logging(name, settings.log_level, telemetry)
     stopped, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -142,8 +142,8 @@ async def _running(
         interceptors=[ServerInterceptor(telemetry, settings.deadline_seconds)],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         options=[
-            # Two processes on one port would share its calls by chance.
-            ("grpc.so_reuseport", 0),
+            # Two processes on one port share its calls, which only some are made for.
+            ("grpc.so_reuseport", int(settings.shares_port)),
             ("grpc.max_concurrent_streams", 256),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -210,16 +210,17 @@ def _check_bind(settings: ServiceSettings) -> None:
             f"refusing to listen on {settings.host} without encryption; set {variable}_HOST=127.0.0.1, or "
             "LINEAL_ALLOW_INSECURE_BIND=1 where the network itself is private, as in a container"
         )
-    _check_port(settings, settings.port, variable, "PORT")
+    _check_port(settings, settings.port, variable, "PORT", shared=settings.shares_port)
     if settings.metrics_port is not None:
         _check_port(settings, settings.metrics_port, variable, "METRICS_PORT")
 
 
-def _check_port(settings: ServiceSettings, port: int, variable: str, name: str) -> None:
+def _check_port(settings: ServiceSettings, port: int, variable: str, name: str, *, shared: bool = False) -> None:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
             probe.bind((settings.host, port))
     except OSError as error:
         address = settings.address(port)

@@ -75,9 +75,19 @@ class ServiceSettings(BaseSettings):
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     @property
+    def instance(self) -> str:
+        """Return the name of what this process keeps on disk: the service's, unless several share a port."""
+        return self.service_name()
+
+    @property
+    def shares_port(self) -> bool:
+        """Return whether other processes of the service listen on the same port, among which calls are divided."""
+        return False
+
+    @property
     def service_dir(self) -> Path:
-        """Return the folder of this service; it may not exist yet."""
-        return self.data_dir / self.service_name()
+        """Return the folder of this process; it may not exist yet."""
+        return self.data_dir / self.instance
 
     @property
     def database(self) -> str:

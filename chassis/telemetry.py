@@ -44,11 +44,12 @@ class Telemetry:
     Nothing global is set, so a test may run several services at once.
 
     With `OTEL_EXPORTER_OTLP_ENDPOINT` everything goes there by OTLP over gRPC. Without it, to
-    `<folder>/<service>-spans.jsonl`, `-metrics.jsonl` and `-logs.jsonl`, capped in size, one export request per line.
+    `<folder>/<instance>-spans.jsonl`, `-metrics.jsonl` and `-logs.jsonl`, capped in size, one export request per line.
     In files a span is written when it ends, logs at latest a second later. A folder of None drops everything.
     """
 
-    def __init__(self, service: str, folder: Path | None) -> None:
+    def __init__(self, service: str, folder: Path | None, instance: str = "") -> None:
+        """Name the service; `instance` names its files where several processes of it share a folder."""
         self.service = service
         resource = Resource.create({"service.name": f"lineal-{service}", "service.instance.id": str(os.getpid())})
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -60,7 +61,7 @@ class Telemetry:
         # What is exported; a service may append histograms of its own.
         self.histograms: list[Durations] = [self.server_duration, self.client_duration]
         self._metrics: MetricExports | None = None
-        spans, metrics, logs = _outlets(service, folder)
+        spans, metrics, logs = _outlets(instance or service, folder)
         if spans and metrics and logs:
             self._traces.add_span_processor(spans)
             self._logs.add_log_record_processor(BatchLogRecordProcessor(logs, schedule_delay_millis=_FLUSH_MILLIS))
@@ -86,7 +87,7 @@ class Telemetry:
 
 
 def _outlets(
-    service: str, folder: Path | None
+    instance: str, folder: Path | None
 ) -> tuple[SpanProcessor | None, MetricExporter | None, LogRecordExporter | None]:
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None, None, None
@@ -96,9 +97,9 @@ def _outlets(
     if folder is None:
         return None, None, None
     return (
-        SpanLines(folder / f"{service}-spans.jsonl"),
-        JsonLinesMetricExporter(folder / f"{service}-metrics.jsonl"),
-        JsonLinesLogExporter(folder / f"{service}-logs.jsonl"),
+        SpanLines(folder / f"{instance}-spans.jsonl"),
+        JsonLinesMetricExporter(folder / f"{instance}-metrics.jsonl"),
+        JsonLinesLogExporter(folder / f"{instance}-logs.jsonl"),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from lineal.channel import DEFAULT_DEADLINE_SECONDS, open_channel
+from lineal.channel import DEFAULT_DEADLINE_SECONDS, TRANSIENT, open_channel
 from lineal.errors import call_failed
 from lineal.profile import Profile
 
@@ -51,7 +51,7 @@ class Service:
         return self.patiently(lambda left: getattr(self.stub, method)(request, timeout=left), timeout)
 
     def patiently(self, attempt: Callable[[float], Any], timeout: float | None = None) -> Any:
-        """Make attempts with the time that is left while the answer is UNAVAILABLE. Raises CallFailed."""
+        """Make attempts with the time that is left while the answer may pass. Raises CallFailed."""
         end = time.monotonic() + (self.deadline_seconds if timeout is None else timeout)
         pause, longest = _PAUSE_SECONDS
         heard: grpc.RpcError | None = None
@@ -59,9 +59,9 @@ class Service:
             try:
                 return attempt(max(end - time.monotonic(), 0.001))
             except grpc.RpcError as error:
-                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                if error.code() in TRANSIENT:
                     heard = error
-                if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause >= end:
+                if error.code() not in TRANSIENT or time.monotonic() + pause >= end:
                     # What the service said when it was last heard tells more than that time is up.
                     late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
                     raise call_failed(heard if heard and late else error, self.name, self.address) from error

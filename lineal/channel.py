@@ -1,9 +1,10 @@
-"""gRPC channels as every client of Lineal opens them: keepalive, quick reconnection, retries of UNAVAILABLE.
+"""gRPC channels as every client of Lineal opens them: keepalive, quick reconnection, retries of what may pass.
 
 A call waits for a server that is not there yet or restarts, as long as its deadline allows: gRPC itself makes at most 5
 attempts, but with `waitForReady` an attempt starts only once there is a connection, so five are plenty. Every command
-carries a request id, so repeating one is safe. Deadlines are the caller's: `DefaultDeadline` gives one to unary calls
-that have none.
+carries a request id, so repeating one is safe. UNAVAILABLE is what a server says that is not ready; with CANCELLED its
+gRPC, when it stops, answers calls that had arrived and not begun. Deadlines are the caller's: `DefaultDeadline` gives
+one to unary calls that have none.
 
 An address may be several, `10.0.0.1:7401,10.0.0.2:7401`, or a DNS name of several, `dns:///lineage:7401`, of which
 calls go to those that say SERVING: that is how a client holds a writer of the log and its standby.
@@ -19,6 +20,8 @@ import grpc
 import grpc.aio
 
 DEFAULT_DEADLINE_SECONDS = 30.0
+# What another attempt may not meet again.
+TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 _CONFIG: dict[str, Any] = {
     "methodConfig": [
@@ -30,7 +33,7 @@ _CONFIG: dict[str, Any] = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": [code.name for code in TRANSIENT],
             },
         },
         # A health check asks how things are now.

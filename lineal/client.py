@@ -25,7 +25,7 @@ from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.calls import Services
 from lineal.calls import new_request_id as new_request_id
-from lineal.channel import DEFAULT_DEADLINE_SECONDS
+from lineal.channel import DEFAULT_DEADLINE_SECONDS, TRANSIENT
 from lineal.errors import CallFailed as CallFailed
 from lineal.errors import Mistake, ProjectInvalid, call_failed
 from lineal.frames import as_table, columns, columns_by_row, from_pieces, micros
@@ -245,7 +245,7 @@ class Client:
         try:
             answer: serving_api.PredictResponse = future.result()
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
+            if error.code() not in TRANSIENT:
                 raise call_failed(error, service.name, service.address) from error
             # The same request id: if the first attempt was answered after all, this is the same answer.
             answer = service.call("Predict", request)

@@ -149,8 +149,7 @@ def impact(
             found.append(use)
             display.advance(task)
     through = Counter(
-        " and ".join(what for what, used in (("model", use.model), ("features", use.features)) if used)
-        for use in found
+        " and ".join(what for what, used in (("model", use.model), ("features", use.features)) if used) for use in found
     )
     ways = ", ".join(f"{count:,} through {what}" for what, count in through.most_common())
     whole = f"{len(found):,} predictions: {ways}" if found else "no prediction"
