@@ -45,6 +45,11 @@ _ARRAYS: dict[str, Any] = {
     for name, dtype in _DTYPES.items()
 }
 _LENGTH = struct.Struct("<I")
+# MLServer's names of what a tensor or a request holds. Datatypes say the same here, so nothing is decided by them.
+_TENSOR_CONTENT = ("np", "str", "datetime")
+_REQUEST_CONTENT = ("pd", "np", "str")
+# What the name of a null mask has after that of its column; the protocol itself knows no nulls.
+_NULL = ".null"
 
 
 class TensorInvalid(InvalidArgument):
@@ -64,8 +69,11 @@ def columns_of(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the columns of a request: one tensor per column, or one matrix, of which `wanted` names the columns.
 
-    Raises TensorInvalid.
+    A tensor `<column>.null` of BOOL says which rows of a column are null. Raises TensorInvalid.
     """
+    if request.parameters and (content := text_parameter(request, "content_type")) not in ("", *_REQUEST_CONTENT):
+        remedy = f"is {content!r}; send pd (a tensor per column), np (a matrix), or none"
+        raise _invalid("parameters.content_type", remedy)
     raws = request.raw_input_contents
     if raws and len(raws) != len(request.inputs):
         raise _invalid("raw_input_contents", f"has {len(raws)} entries for {len(request.inputs)} inputs")
@@ -84,6 +92,8 @@ def columns_of(
                 raise _TensorFaultError(f"is {shape}; send [rows], [rows, 1] or one matrix [rows, columns]", ".shape")
         except _TensorFaultError as fault:
             raise _invalid(f"inputs[{name or index}]{fault.part}", fault.what) from None
+    for name in [name for name in arrays if name.endswith(_NULL)]:
+        _set_nulls(request, name, arrays)
     return arrays
 
 
@@ -123,6 +133,8 @@ def _values(
     """Return the values of a tensor as `tabular.columns.to_numpy` would: doubles, int64 or texts."""
     if shape and min(shape) < 0:
         raise _TensorFaultError("a request's shape has no variable sides", ".shape")
+    if tensor.parameters:
+        _check_content(tensor)
     count = math.prod(shape) if shape else 0
     datatype = tensor.datatype
     if raw is not None and tensor.HasField("contents"):
@@ -146,6 +158,34 @@ def _values(
     if len(values) != count:
         raise _TensorFaultError(f"has {len(values)} values, its shape needs {count}")
     return values
+
+
+def _check_content(tensor: oip.ModelInferRequest.InferInputTensor) -> None:
+    content = tensor.parameters["content_type"].string_param if "content_type" in tensor.parameters else ""
+    if content and content not in _TENSOR_CONTENT:
+        known = ", ".join(_TENSOR_CONTENT)
+        raise _TensorFaultError(f"{content!r} is not supported; send {known}, or none", ".parameters.content_type")
+    if content in ("str", "datetime") and tensor.datatype != "BYTES":
+        raise _TensorFaultError(
+            f"{content!r} needs BYTES, the tensor has {tensor.datatype}", ".parameters.content_type"
+        )
+
+
+def _set_nulls(request: oip.ModelInferRequest, name: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Take a null mask out of the columns and set the rows null that it names."""
+    mask, column = arrays.pop(name), name.removesuffix(_NULL)
+    place = f"inputs[{name}]"
+    if any(tensor.name == name and tensor.datatype != "BOOL" for tensor in request.inputs):
+        raise _invalid(f"{place}.datatype", "is a null mask; send BOOL, true where null")
+    if column not in arrays:
+        raise _invalid(place, f"is a null mask without a column {column!r}; send the column, too")
+    values = arrays[column]
+    if len(mask) != len(values):
+        raise _invalid(f"{place}.shape", f"has {len(mask)} rows, {column!r} has {len(values)}")
+    # As `tabular.columns.to_numpy` has nulls. A copy, since raw values are the request's own bytes.
+    texts = values.dtype == object
+    arrays[column] = values = values.astype(object if texts else np.float64)
+    values[mask.astype(bool)] = None if texts else np.nan
 
 
 def _check_range(datatype: str, values: npt.NDArray[Any]) -> None:

@@ -1,5 +1,6 @@
 """The RPCs of the Open Inference Protocol, over the same application method as ServingService."""
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import lineal
 from chassis.clock import Clock
 from chassis.errors import LinealError, RuleViolated
+from chassis.ids import RequestIdInvalid, check_request_id
 from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceServicer
 from services.serving.arms import ArmTable, LoadedArms
@@ -57,26 +59,27 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:
         loaded = self._arms.get(request.name)
         bundle = _bundle(loaded, request.version)
-        tensor = oip.ModelMetadataResponse.TensorMetadata
-        outputs = [tensor(name="predict", datatype="FP64" if bundle.problem == "regression" else "INT64", shape=[-1])]
+        outputs = [_described("predict", "FP64" if bundle.problem == "regression" else "INT64", [-1])]
+        if bundle.classes:
+            outputs[0].parameters["classes"].string_param = json.dumps(bundle.classes)
         if bundle.problem != "regression":
-            outputs.append(tensor(name="predict_proba", datatype="FP64", shape=[-1, len(bundle.classes) or 2]))
-        raw = [-1, len(bundle.classes)] if bundle.classes else [-1]
-        return oip.ModelMetadataResponse(
+            outputs.append(_described("predict_proba", "FP64", [-1, len(bundle.classes) or 2]))
+        outputs.append(_described("raw", "FP64", [-1, len(bundle.classes)] if bundle.classes else [-1]))
+        response = oip.ModelMetadataResponse(
             name=request.name,
             versions=sorted(loaded.scorers),
             platform="catboost",
-            inputs=[
-                tensor(name=column.name, datatype=_DATATYPES[column.type], shape=[-1]) for column in required(bundle)
-            ],
-            outputs=[*outputs, tensor(name="raw", datatype="FP64", shape=raw)],
+            inputs=[_described(column.name, _DATATYPES[column.type], [-1]) for column in required(bundle)],
+            outputs=outputs,
         )
+        response.parameters["content_type"].string_param = "pd"
+        return response
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
         bundle = _bundle(self._arms.get(request.model_name), request.model_version)
         made = make(
             endpoint=request.model_name,
-            request_id=request.id,
+            request_id=_request_id(request.id),
             routing_key=text_parameter(request, "routing_key"),
             columns=columns_of(request, lambda width: _order(bundle, width)),
             event_time_micros=_event_time(text_parameter(request, "event_time")),
@@ -85,7 +88,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         )
         answer = await self._predictor.predict(made)
         response = oip.ModelInferResponse(
-            model_name=request.model_name, model_version=answer.response.bundle_digest, id=made.request_id
+            model_name=request.model_name, model_version=answer.response.bundle_digest, id=request.id or made.request_id
         )
         for name, value in (
             ("prediction_id", answer.response.prediction_ids[0]),
@@ -138,6 +141,23 @@ def _outputs(answer: Answer) -> dict[str, npt.NDArray[Any]]:
     if answer.raw is not None:
         outputs["raw"] = answer.raw
     return outputs
+
+
+def _described(name: str, datatype: str, shape: list[int]) -> oip.ModelMetadataResponse.TensorMetadata:
+    described = oip.ModelMetadataResponse.TensorMetadata(name=name, datatype=datatype, shape=shape)
+    described.parameters["content_type"].string_param = "str" if datatype == "BYTES" else "np"
+    return described
+
+
+def _request_id(sent: str) -> str:
+    """Return the id of a request, empty to have one made: clients of this protocol number theirs as they like.
+
+    Ids like "1" come from many clients, so only a UUID is believed to name one request.
+    """
+    try:
+        return check_request_id(sent) if sent else ""
+    except RequestIdInvalid:
+        return ""
 
 
 def _event_time(text: str) -> list[int]:

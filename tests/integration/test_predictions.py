@@ -24,6 +24,7 @@ from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
 from lineal.api.registry.v1.events_pb2 import ArmsChanged
 from lineal.api.registry.v1.model_pb2 import Model
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
+from lineal.api.tabular.v1.column_pb2 import Column
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.trace import spans_of
 from tabular.bundle import Bundle
@@ -221,7 +222,35 @@ async def test_scores_are_catboosts_own_over_both_protocols(world: World) -> Non
     np.testing.assert_allclose(probabilities[:, 1], expected, atol=1e-12)
     metadata = await stub.ModelMetadata(oip.ModelMetadataRequest(name="shop"))
     assert [(tensor.name, tensor.datatype) for tensor in metadata.inputs] == [("amount", "FP64"), ("shop", "BYTES")]
+    content = [tensor.parameters["content_type"].string_param for tensor in metadata.inputs]
+    assert (content, metadata.parameters["content_type"].string_param) == (["np", "str"], "pd")
+    await assert_nulls_and_ids(world, stub)
     await channel.close()
+
+
+async def assert_nulls_and_ids(world: World, stub: Any) -> None:
+    """Ask the Open Inference Protocol with null masks and ids as clients make them, ServingService with null rows."""
+    nulls = [Column(name="amount", null_rows=[0]), Column(name="shop", null_rows=[0])]
+    expected = await world.serving.Predict(serving_api.PredictRequest(endpoint="shop", columns=nulls))
+    answers = []
+    for sent in ("1", "1", "", rid()):
+        request = oip.ModelInferRequest(model_name="shop", id=sent)
+        for name, datatype, field, value in (
+            ("amount", "INT64", "int64_contents", 5),
+            ("amount.null", "BOOL", "bool_contents", True),
+            ("shop", "BYTES", "bytes_contents", b"a"),
+            ("shop.null", "BOOL", "bool_contents", True),
+        ):
+            tensor = request.inputs.add(name=name, datatype=datatype, shape=[1])
+            getattr(tensor.contents, field).append(value)
+        response = await stub.ModelInfer(request)
+        answers.append(response.parameters["prediction_id"].string_param)
+        assert response.id == (sent or answers[-1].removesuffix("/0"))
+        probabilities = next(output for output in response.outputs if output.name == "predict_proba")
+        assert probabilities.contents.fp64_contents[1] == pytest.approx(expected.scores[0], abs=1e-12)
+    # Ids that are no UUIDs name no request: the second "1" is another one.
+    assert len(set(answers)) == 4
+    assert answers[3] == f"{sent}/0"
 
 
 async def test_the_same_request_again_has_the_same_answer_and_one_record(world: World) -> None:
