@@ -100,6 +100,11 @@ class Operator:
         """Whether its values are a column's own, which may be texts; all others are numbers."""
         return self.function in (None, LAG, _LAST, _FIRST)
 
+    @property
+    def scans(self) -> bool:
+        """Whether it looks at each row of a window, not at sums at its ends."""
+        return self.function in (_MIN, _MAX, _DISTINCT)
+
 
 def operator(feature: views.Feature) -> Operator:
     """Make a valid feature ready to compute."""

@@ -29,6 +29,7 @@ from tabular.definitions import prefix_of, spine_keys, wanted_features
 from tabular.operators import FOREVER, STATIC_TIME, Rows, Timeline, operator
 from tabular.parquet import ipc_pieces, read_all, read_parquet
 from tabular.schema import arrow_schema
+from tabular.sorted_rows import Values
 from tabular.transforms import extended, needed, outputs
 
 Ints = npt.NDArray[np.int64]
@@ -38,6 +39,7 @@ LABEL = "label"
 LABEL_TIME = "label_time"
 # When another version of a row takes its place: only in tables of which some row was corrected.
 SUPERSEDED = "__superseded"
+_QUERIES_TOGETHER = 8192
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,9 @@ class ViewRows:
         self._entities = [table[name].take(firsts) for name in view.entity_keys]
         self._codes = code[firsts]
         self._timeline = Timeline(rows_of(table, dataset, code, columns_used(wanted, view), view.transforms))
+        # Numbers of a few queries stay in the processor's cache; but some answers look over all rows each time.
+        scans = self._timeline.superseded is not None or any(op.scans for op in self._operators)
+        self._part = FOREVER if scans else _QUERIES_TOGETHER
 
     def features(self, asked: pa.Table) -> pa.Table:
         """Compute the features for rows of the spine, of which keys and cut-offs are read."""
@@ -266,16 +271,21 @@ class ViewRows:
         cutoff = np.full(len(query), FOREVER, dtype=np.int64)
         if asked[CUTOFF].null_count == 0:
             cutoff = _micros(asked[CUTOFF])
-        order = _by_code(query)
-        computed = self._timeline.at(query[order], cutoff[order]).compute(self._operators)
-        columns: dict[str, pa.Array] = {}
-        for op, feature in zip(self._operators, computed, strict=True):
-            values = np.empty_like(feature.values)
-            values[order] = feature.values
-            columns[prefix_of(self._wanted) + op.name] = (
-                pa.array(values, type=pa.string()) if values.dtype == object else pa.array(values, from_pandas=True)
-            )
-        return pa.table(columns)
+        order, found = _by_code(query), list[Values]()
+        for start in range(0, max(len(order), 1), self._part):
+            part = order[start : start + self._part]
+            computed = self._timeline.at(query[part], cutoff[part]).compute(self._operators)
+            found = found or [np.empty(len(order), dtype=feature.values.dtype) for feature in computed]
+            for values, feature in zip(found, computed, strict=True):
+                values[part] = feature.values
+        return pa.table(
+            {
+                prefix_of(self._wanted) + op.name: (
+                    pa.array(values, type=pa.string()) if values.dtype == object else pa.array(values, from_pandas=True)
+                )
+                for op, values in zip(self._operators, found, strict=True)
+            }
+        )
 
 
 def finished(

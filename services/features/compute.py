@@ -17,14 +17,12 @@ from dask import distributed
 from chassis.artifacts import artifact_store
 from chassis.errors import Unavailable
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
-from lineal.api.features.v1.feature_set_pb2 import ColumnSource
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, steps
 from services.features.assembly import Files
 from services.features.journal import Journal, name_of
 from services.features.settings import Settings
 from services.features.steps import Built, Held, Place, Plan, Slice, Source
-from tabular.definitions import spine_keys
 
 # How work is cut, by rows alone: the bytes of a training set must not depend on where it is built.
 _ROWS_PER_LOAD = 1_000_000
@@ -331,19 +329,11 @@ def columns_needed(registered: FeatureSetRegistered, plan: Plan) -> dict[str, li
     feature_set = registered.feature_set
     wanted: dict[str, list[str]] = {name: [] for name in plan.sources}
     spine, label = feature_set.spine.dataset, feature_set.label
-    wanted[spine] += [*assembly.dataset_of(plan.sources[spine].declaration).row_key, *registered.entity_columns]
-    wanted[spine] += [*(request.column for request in feature_set.request_features), *label.key]
-    wanted[spine] += [
-        source.name
-        for column in registered.columns
-        for source in column.inputs
-        if source.source == ColumnSource.COLUMN_SOURCE_REQUEST
-    ]
+    wanted[spine] += [*steps.columns_kept(registered, plan), *label.key]
     wanted[label.dataset] += [*label.key, label.column]
     for used in feature_set.view_features:
         view = FeatureView.FromString(plan.views[used.view])
         wanted[view.dataset] += [*view.entity_keys, *assembly.columns_read(used, view)]
-        wanted[spine] += spine_keys(used, view)
     for name, source in plan.sources.items():
         declared = assembly.dataset_of(source.declaration)
         wanted[name] += [column for column in (declared.event_time, declared.available_time) if column]

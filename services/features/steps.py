@@ -26,10 +26,11 @@ import pyarrow.compute as pc
 
 from chassis.artifacts import ArtifactStore, artifact_store
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
+from lineal.api.features.v1.feature_set_pb2 import ColumnSource
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
 from services.features import assembly, scratch
-from services.features.assembly import CUTOFF, SUPERSEDED, Files, Range, ViewRows
+from services.features.assembly import CUTOFF, LABEL, LABEL_TIME, SUPERSEDED, Files, Range, ViewRows
 from tabular import keys
 from tabular.definitions import spine_keys
 from tabular.parquet import to_parquet
@@ -125,17 +126,36 @@ def corrected(place: Place, plan: Plan, name: str, held: Held, bucket: int) -> t
 
 def spine(place: Place, plan: Plan, left: Held, right: Held, bucket: int) -> tuple[str, list[tuple[int, int]]]:
     """Make the rows that enter, of one bucket; return with the result how many there are of each day, in order."""
-    feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
+    registered = FeatureSetRegistered.FromString(plan.feature_set)
+    feature_set = registered.feature_set
     of_spine, of_label = (dataset(plan, name) for name in (feature_set.spine.dataset, feature_set.label.dataset))
     rows = _rows(place, left, bucket)
     # Labels often are columns of the rows themselves.
     labels = rows if right == left else _rows(place, right, bucket)
     table = assembly.spine_of(feature_set, of_spine, of_label, plan.span, rows, labels)
+    kept = {*columns_kept(registered, plan), CUTOFF, LABEL, LABEL_TIME}
+    table = table.select([name for name in table.column_names if name in kept])
     days = [(0, table.num_rows)]
     if of_spine.event_time:
         day, rows = np.unique(table[CUTOFF].cast(pa.int64()).to_numpy() // _DAY, return_counts=True)
         days = list(zip(day.tolist(), rows.tolist(), strict=True))
     return scratch.write(_scratch(place), [table]), days
+
+
+def columns_kept(registered: FeatureSetRegistered, plan: Plan) -> list[str]:
+    """Return the columns of the spine's dataset that training rows, transforms and the keys of views are made of."""
+    feature_set = registered.feature_set
+    columns = [*dataset(plan, feature_set.spine.dataset).row_key, *registered.entity_columns]
+    columns += [request.column for request in feature_set.request_features]
+    columns += [
+        source.name
+        for column in registered.columns
+        for source in column.inputs
+        if source.source == ColumnSource.COLUMN_SOURCE_REQUEST
+    ]
+    for used in feature_set.view_features:
+        columns += spine_keys(used, FeatureView.FromString(plan.views[used.view]))
+    return list(dict.fromkeys(columns))
 
 
 def slices(days: Sequence[Sequence[tuple[int, int]]], most: int) -> list[list[tuple[int, int]]]:

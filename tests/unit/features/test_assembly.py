@@ -94,3 +94,11 @@ def test_labels_of_the_rows_themselves_are_those_of_a_table_beside_them() -> Non
     assert 0 < own.num_rows < left.num_rows
     copy = left.slice(0)
     assert own.equals(assembly.spine_of(declared, trips(), trips(), Range(None, None, middle), left, copy))
+
+
+def test_queries_answered_in_parts_have_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = tables()
+    spine = assembly.spine_of(feature_set(), trips(), ends(), EVERYTHING, left, right)
+    whole = assembly.ViewRows(feature_set(), 0, view(), ends(), right).features(spine)
+    monkeypatch.setattr(assembly, "_QUERIES_TOGETHER", 7)
+    assert assembly.ViewRows(feature_set(), 0, view(), ends(), right).features(spine).equals(whole)
