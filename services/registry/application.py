@@ -183,7 +183,9 @@ class Registry:
             raise DigestAmbiguous(
                 f"{digest!r} is too short", [FieldViolation("digest", "give at least 8 characters of the digest")]
             )
-        found = await self._tables.query(lambda connection: projections.digests_like(connection, digest))
+        # Whoever has just registered a bundle may name it by the beginning.
+        head = await self._log.head()
+        found = await self._tables.query(lambda connection: projections.digests_like(connection, digest), head)
         if not found:
             raise bundles.BundleUnknown(f"no bundle begins with {digest!r}; `lineal bundles` lists them")
         if len(found) > 1:

@@ -36,8 +36,10 @@ class World:
         self.suite = suite
         self.ingest = suite.stub("ingest")
         self.features = suite.stub("features")
+        self.built = 0
 
     async def declare(self, *declarations: Message) -> int:
+        """Declare, and wait until features knows it; return the position of the last."""
         position = 0
         for declared in declarations:
             request_id = new_request_id()
@@ -51,6 +53,7 @@ class World:
                 case FeatureSet():
                     feature_set = api.RegisterFeatureSetRequest(request_id=request_id, feature_set=declared)
                     position = (await self.features.RegisterFeatureSet(feature_set)).position
+        await self.features.ListFeatureSets(api.ListFeatureSetsRequest(min_position=position))
         return position
 
     async def send(
@@ -84,10 +87,15 @@ class World:
     async def build(
         self, name: str, snapshots: dict[str, str], **times: datetime
     ) -> list[api.BuildTrainingSetResponse]:
-        request = api.BuildTrainingSetRequest(request_id=new_request_id(), feature_set=name, snapshots=snapshots)
+        request = api.BuildTrainingSetRequest(
+            request_id=new_request_id(), feature_set=name, snapshots=snapshots, min_position=self.built
+        )
         for field, time in times.items():
             getattr(request, field).FromDatetime(time)
-        return [response async for response in self.features.BuildTrainingSet(request)]
+        responses = [response async for response in self.features.BuildTrainingSet(request)]
+        # What is built next knows of it.
+        self.built = responses[-1].training_set.position
+        return responses
 
     async def read(self, digest: str) -> pd.DataFrame:
         request = api.ReadTrainingSetRequest(digest=digest)

@@ -25,12 +25,11 @@ class Taxi(World):
     """Trips whose ends come late, and the records of predictions that looked them up."""
 
     async def begin(self) -> None:
-        declared = await self.declare(trips(), ends(), view(), feature_set())
+        await self.declare(trips(), ends(), view(), feature_set())
         self.log = self.suite.servers["ingest"].harness.log
         self.monitor = self.suite.stub("monitor")
         await self.declare_endpoint()
-        asked = features_api.GetFeatureSetRequest(name="late", min_position=declared)
-        found = await self.features.GetFeatureSet(asked)
+        found = await self.features.GetFeatureSet(features_api.GetFeatureSetRequest(name="late"))
         self.bundle = Bundle(
             "late",
             "binary",
