@@ -70,7 +70,16 @@ async def build(harness: Harness) -> None:
     harness.add_check("lease", lease.check)
     harness.add_servicer(
         add_ServingServiceServicer_to_server,
-        ServingServicer(predictor, explainer, arms, recorder, settings.replica_id, harness.clock),
+        ServingServicer(
+            predictor,
+            explainer,
+            arms,
+            recorder,
+            settings.replica_id,
+            harness.clock,
+            harness.telemetry.tracer,
+            harness.draining,
+        ),
         serving_service_pb2.DESCRIPTOR.services_by_name["ServingService"].full_name,
     )
     harness.add_servicer(

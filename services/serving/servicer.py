@@ -1,8 +1,17 @@
 """The RPCs of ServingService: request in, application call, response out."""
 
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
+from opentelemetry.trace import Tracer
+
 from chassis.clock import Clock
+from chassis.errors import LinealError
+from chassis.ids import new_request_id
+from chassis.statuses import status_of
 from lineal.api.serving.v1 import serving_service_pb2 as api
 from lineal.api.serving.v1.serving_service_pb2_grpc import ServingServiceServicer
 from services.serving.arms import ArmTable, LoadedArms
@@ -10,8 +19,10 @@ from services.serving.explaining import Explainer
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
 from services.serving.request import Request, by_name, decoded, make
+from services.serving.streaming import in_order
 from tabular.bundle import Bundle, ModelColumn
 
+_logger = logging.getLogger(__name__)
 Context = Any
 _VALUE_TYPES = {
     "numeric": api.ValueType.VALUE_TYPE_NUMBER,
@@ -31,6 +42,8 @@ class ServingServicer(ServingServiceServicer):
         recorder: Recorder,
         replica_id: str,
         clock: Clock,
+        tracer: Tracer,
+        draining: asyncio.Event,
     ) -> None:
         self._predictor = predictor
         self._explainer = explainer
@@ -38,9 +51,18 @@ class ServingServicer(ServingServiceServicer):
         self._recorder = recorder
         self._replica_id = replica_id
         self._clock = clock
+        self._tracer = tracer
+        self._draining = draining
 
     async def Predict(self, request: api.PredictRequest, context: Context) -> api.PredictResponse:
         return (await self._predictor.predict(self._made(request, request_id=request.request_id))).response
+
+    async def StreamPredictions(
+        self, request_iterator: AsyncIterator[api.StreamPredictionsRequest], context: Context
+    ) -> AsyncIterator[api.StreamPredictionsResponse]:
+        async with aclosing(in_order(request_iterator, self._answer, self._draining)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def Explain(self, request: api.ExplainRequest, context: Context) -> api.ExplainResponse:
         return await self._explainer.explain(self._made(request, bundle_digest=request.bundle_digest))
@@ -70,6 +92,22 @@ class ServingServicer(ServingServiceServicer):
             counted.setdefault(name, api.EndpointCounters(endpoint=name)).refused_generations = count
         endpoints = [counters for _, counters in sorted(counted.items())]
         return api.GetCountersResponse(endpoints=endpoints, replica_id=self._replica_id)
+
+    async def _answer(self, streamed: api.StreamPredictionsRequest) -> api.StreamPredictionsResponse:
+        request = streamed.request
+        request_id = request.request_id or new_request_id()
+        answer = api.StreamPredictionsResponse(request_id=request_id)
+        # Of its own, or what is told of one request would stand in the stream's span over that of the one before.
+        with self._tracer.start_as_current_span("prediction"):
+            try:
+                made = self._made(request, request_id=request_id)
+                answer.response.CopyFrom((await self._predictor.predict(made)).response)
+            except LinealError as error:
+                answer.error = status_of(error).SerializeToString()
+            except Exception as error:
+                _logger.exception("a request of a stream failed")
+                answer.error = status_of(error).SerializeToString()
+        return answer
 
     def _made(
         self, request: api.PredictRequest | api.ExplainRequest, *, request_id: str = "", bundle_digest: str = ""

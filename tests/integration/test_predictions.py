@@ -10,9 +10,11 @@ from uuid import uuid4
 
 import catboost
 import grpc
+import grpc.aio
 import numpy as np
 import pyarrow as pa
 import pytest
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
@@ -226,6 +228,7 @@ async def test_scores_are_catboosts_own_over_both_protocols(world: World) -> Non
     assert (content, metadata.parameters["content_type"].string_param) == (["np", "str"], "pd")
     await assert_nulls_and_ids(world, stub)
     await channel.close()
+    await assert_streamed(world)
 
 
 async def assert_nulls_and_ids(world: World, stub: Any) -> None:
@@ -251,6 +254,42 @@ async def assert_nulls_and_ids(world: World, stub: Any) -> None:
     # Ids that are no UUIDs name no request: the second "1" is another one.
     assert len(set(answers)) == 4
     assert answers[3] == f"{sent}/0"
+
+
+async def assert_streamed(world: World) -> None:
+    """Stream requests of which one is refused; then the replica stops while the stream is open."""
+    shop = from_numpy("shop", np.array(["a"], dtype=object))
+
+    def request(amount: float, request_id: str) -> serving_api.StreamPredictionsRequest:
+        columns = [] if np.isnan(amount) else [from_numpy("amount", np.array([amount])), shop]
+        single = serving_api.PredictRequest(endpoint="shop", request_id=request_id, columns=columns)
+        return serving_api.StreamPredictionsRequest(request=single)
+
+    sent = [request(amount, rid()) for amount in (0.5, float("nan"), *np.linspace(-2, 2, 40))]
+    stream = world.serving.StreamPredictions(timeout=30)
+    for each in sent:
+        await stream.write(each)
+    answers = [await stream.read() for _ in sent]
+    assert [answer.request_id for answer in answers] == [each.request.request_id for each in sent]
+    status = Status.FromString(answers[1].error)
+    assert (status.code, "no columns" in status.message) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], True)
+    for asked, answer in zip(sent, answers, strict=True):
+        if answer.HasField("response"):
+            # A repeated request has its recorded answer, by whichever call it comes.
+            assert (await world.serving.Predict(asked.request)).scores == answer.response.scores
+    traced = {answer.response.trace_id for answer in answers if answer.HasField("response")}
+    assert len(traced) == 1
+    await stream.write(request(1.0, ""))
+    made = await stream.read()
+    assert made.request_id == made.response.request_id != ""
+    brief = world.serving.StreamPredictions(timeout=0.2)
+    with pytest.raises(grpc.aio.AioRpcError) as late:
+        await brief.read()
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    world.suite.servers["serving"].harness.draining.set()
+    with pytest.raises(grpc.aio.AioRpcError, match="this replica stops") as stopped:
+        await stream.read()
+    assert stopped.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_the_same_request_again_has_the_same_answer_and_one_record(world: World) -> None:

@@ -40,6 +40,11 @@ class ServingServiceStub(object):
                 request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.StreamPredictions = channel.stream_stream(
+                '/lineal.api.serving.v1.ServingService/StreamPredictions',
+                request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.StreamPredictionsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.StreamPredictionsResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/lineal.api.serving.v1.ServingService/Explain',
                 request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainRequest.SerializeToString,
@@ -65,6 +70,16 @@ class ServingServiceServicer(object):
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
         prediction cannot be recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamPredictions(self, request_iterator, context):
+        """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
+        that is refused has its error in its answer and does not end the stream. UNAVAILABLE when the replica stops: every request
+        that it had read is answered by then, so send those without an answer again, to another replica. The deadline is that of the whole
+        stream, without one it has none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +115,11 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictRequest.FromString,
                     response_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictResponse.SerializeToString,
+            ),
+            'StreamPredictions': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamPredictions,
+                    request_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.StreamPredictionsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.StreamPredictionsResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -145,6 +165,33 @@ class ServingService(object):
             '/lineal.api.serving.v1.ServingService/Predict',
             lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictRequest.SerializeToString,
             lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPredictions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lineal.api.serving.v1.ServingService/StreamPredictions',
+            lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.StreamPredictionsRequest.SerializeToString,
+            lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.StreamPredictionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

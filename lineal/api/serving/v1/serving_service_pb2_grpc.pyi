@@ -38,6 +38,12 @@ class ServingServiceStub:
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
     prediction cannot be recorded.
     """
+    StreamPredictions: _grpc.StreamStreamMultiCallable[_serving_service_pb2.StreamPredictionsRequest, _serving_service_pb2.StreamPredictionsResponse]
+    """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
+    that is refused has its error in its answer and does not end the stream. UNAVAILABLE when the replica stops: every request
+    that it had read is answered by then, so send those without an answer again, to another replica. The deadline is that of the whole
+    stream, without one it has none.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ExplainRequest, _serving_service_pb2.ExplainResponse]
     """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
     against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
@@ -57,6 +63,12 @@ class ServingServiceAsyncStub(ServingServiceStub):
     """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
     prediction cannot be recorded.
+    """
+    StreamPredictions: _aio.StreamStreamMultiCallable[_serving_service_pb2.StreamPredictionsRequest, _serving_service_pb2.StreamPredictionsResponse]  # type: ignore[assignment]
+    """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
+    that is refused has its error in its answer and does not end the stream. UNAVAILABLE when the replica stops: every request
+    that it had read is answered by then, so send those without an answer again, to another replica. The deadline is that of the whole
+    stream, without one it has none.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ExplainRequest, _serving_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
@@ -80,6 +92,18 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
         prediction cannot be recorded.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamPredictions(
+        self,
+        request_iterator: _MaybeAsyncIterator[_serving_service_pb2.StreamPredictionsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_serving_service_pb2.StreamPredictionsResponse], _abc.AsyncIterator[_serving_service_pb2.StreamPredictionsResponse]]:
+        """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
+        that is refused has its error in its answer and does not end the stream. UNAVAILABLE when the replica stops: every request
+        that it had read is answered by then, so send those without an answer again, to another replica. The deadline is that of the whole
+        stream, without one it has none.
         """
 
     @_abc_1.abstractmethod
