@@ -31,7 +31,7 @@ from services.monitor.facts import EndpointFacts, Facts
 from services.monitor.frames import Frames
 from services.monitor.labels import has_classes
 from services.monitor.performance import by_arm
-from services.monitor.release import Step, check_problem, judge
+from services.monitor.release import Step, judge
 from services.monitor.segments import Segment
 from services.monitor.unsealed import TABLES, UnsealedRecords
 
@@ -204,9 +204,8 @@ class Monitor:
     async def judge(self, request: api.JudgeReleaseRequest) -> tuple[ReleaseReport, str]:
         """Judge a candidate; return the evidence and its digest, empty while more data is waited for.
 
-        Raises GenerationUnknown, ClassesNotJudged.
+        Raises GenerationUnknown, NotABundle.
         """
-        check_problem(self._facts.bundle(request.candidate_digest))
         facts = await self._facts.endpoint(request.endpoint)
         arms = facts.arms.get(request.step_generation)
         if arms is None:
@@ -224,7 +223,8 @@ class Monitor:
             last=not shares or share >= shares[-1],
         )
         rows = await self._release_rows(request, facts)
-        report = judge(rows, step, request.policy, request.candidate_digest, request.champion_digest)
+        classes = self._facts.bundle(request.candidate_digest).problem == "multiclass"
+        report = judge(rows, step, request.policy, request.candidate_digest, request.champion_digest, classes=classes)
         report.endpoint = request.endpoint
         if report.verdict == Verdict.VERDICT_WAIT:
             return report, ""

@@ -6,19 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from chassis.errors import RuleViolated
 from lineal.api.monitor.v1.report_pb2 import ArmCounts, ReleaseReport, ReleaseStage, Verdict
 from lineal.api.registry.v1.endpoint_pb2 import ReleasePolicy
 from services.monitor.eprocess import mean_above, mean_below, rate_above, split_differs
-from tabular.bundle import Bundle
 
 # A candidate is promoted when "it loses the tolerance or more" has become this unlikely.
 _NON_INFERIOR = 20.0
 _SPLIT_P = 0.001
-
-
-class ClassesNotJudged(RuleViolated):
-    """The tests of a canary compare probabilities of one class."""
 
 
 @dataclass(frozen=True)
@@ -32,29 +26,24 @@ class Step:
     last: bool
 
 
-def check_problem(bundle: Bundle) -> None:
-    """Raise ClassesNotJudged for a bundle of several classes."""
-    if bundle.problem == "multiclass":
-        raise ClassesNotJudged(
-            f"a canary with {len(bundle.classes)} classes cannot be judged, since its loss is that of one probability; "
-            "look at the evaluation of the bundle and change the arms yourself, with ChangeArms"
-        )
-
-
-def judge(rows: pd.DataFrame, step: Step, policy: ReleasePolicy, candidate: str, champion: str) -> ReleaseReport:
+def judge(
+    rows: pd.DataFrame, step: Step, policy: ReleasePolicy, candidate: str, champion: str, *, classes: bool = False
+) -> ReleaseReport:
     """Return the evidence with its verdict.
 
     `rows` has one row per prediction since the release began: `unit`, `generation`, `bundle_digest` (that answered),
     `candidate_score` and `champion_score` (NaN when it failed), `candidate_scored` and `champion_scored` (whether it
     has tried), `candidate_failed` and `champion_failed` (failed, or slower than the policy's objective), `outcome` (NaN
     until it comes) and `arrival`, a number that orders outcomes by their arrival. A unit counts once, with its first
-    prediction: that keeps units independent.
+    prediction: that keeps units independent. With `classes` a score is the probability of the class that its arm decided
+    for, so losses cannot be paired: failures and the split are tested, of quality a person decides.
     """
     rows = rows[rows["unit"] != ""].drop_duplicates("unit", keep="first")
     scored = rows[rows["candidate_scored"] & rows["champion_scored"]]
     paired = scored.dropna(subset=["candidate_score", "champion_score", "outcome"]).sort_values(
         ["arrival", "prediction_id"], kind="stable"
     )
+    paired = paired.iloc[:0] if classes else paired
     outcome = paired["outcome"].to_numpy(dtype=float)
     losses = [np.square(paired[name].to_numpy(dtype=float) - outcome) for name in ("candidate_score", "champion_score")]
     difference = losses[0] - losses[1]
@@ -75,7 +64,7 @@ def judge(rows: pd.DataFrame, step: Step, policy: ReleasePolicy, candidate: str,
     report.failure_e_value = rate_above(report.candidate.failures, report.champion.failures, 0.5)
     report.split_p_value = min(1.0, 1 / split_differs(report.candidate.units, report.champion.units, step.share))
     step_pairs = int((paired["generation"] >= step.generation).sum())
-    report.verdict, report.finding = _verdict(report, step, policy, step_pairs)
+    report.verdict, report.finding = _verdict(report, step, policy, step_pairs, classes)
     return report
 
 
@@ -90,7 +79,7 @@ def _counts(rows: pd.DataFrame, scored: pd.DataFrame, step: Step, bundle: str, f
 
 
 def _verdict(
-    report: ReleaseReport, step: Step, policy: ReleasePolicy, step_pairs: int
+    report: ReleaseReport, step: Step, policy: ReleasePolicy, step_pairs: int, classes: bool
 ) -> tuple["Verdict.ValueType", str]:
     # Two tests share alpha evenly (Bonferroni), over the whole release.
     bar = 2 / policy.alpha
@@ -113,7 +102,17 @@ def _verdict(
             f"{report.candidate.units} of {report.candidate.units + report.champion.units} units went to a share of "
             f"{step.share:g}: the split is broken (p {report.split_p_value:.2g})"
         )
-    return _progress(report, step, policy, step_pairs, difference)
+    return _answered(report, policy) if classes else _progress(report, step, policy, step_pairs, difference)
+
+
+def _answered(report: ReleaseReport, policy: ReleasePolicy) -> tuple["Verdict.ValueType", str]:
+    units = report.candidate.units + report.champion.units
+    if units < policy.min_units:
+        return Verdict.VERDICT_WAIT, f"{units:,} of {policy.min_units:,} units of this step are answered"
+    return Verdict.VERDICT_INCONCLUSIVE, (
+        f"{units:,} units are answered without an excess of failures; no test here compares the quality of several "
+        "classes, a person decides by the accuracy of both arms"
+    )
 
 
 def _progress(

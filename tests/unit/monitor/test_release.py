@@ -1,11 +1,9 @@
 import numpy as np
 import pandas as pd
-import pytest
 
 from lineal.api.monitor.v1.report_pb2 import ReleaseReport, ReleaseStage, Verdict
 from lineal.api.registry.v1.endpoint_pb2 import ReleasePolicy
-from services.monitor.release import ClassesNotJudged, Step, check_problem, judge
-from tabular.bundle import Bundle
+from services.monitor.release import Step, judge
 
 CANDIDATE, CHAMPION = "a" * 64, "b" * 64
 POLICY = ReleasePolicy(
@@ -97,9 +95,19 @@ def test_a_step_without_a_verdict_asks_a_person() -> None:
     assert verdict(frame, LAST).verdict in (Verdict.VERDICT_INCONCLUSIVE, Verdict.VERDICT_FAIL)
 
 
-def test_several_classes_are_refused() -> None:
-    with pytest.raises(ClassesNotJudged, match="a canary with 3 classes cannot be judged"):
-        check_problem(Bundle("m", "multiclass", (), {}, classes=("a", "b", "c")))
+def test_of_several_classes_a_person_decides_what_no_test_compares() -> None:
+    few, many = (judge(rows(count), LAST, POLICY, CANDIDATE, CHAMPION, classes=True) for count in (20, 1000))
+    assert few.verdict == Verdict.VERDICT_WAIT
+    assert many.verdict == Verdict.VERDICT_INCONCLUSIVE
+    assert "a person decides" in many.finding
+    # However good or bad the scores look: a probability of one class is not compared with that of another.
+    assert (many.paired_units, many.harm_e_value) == (0, 1.0)
+
+
+def test_failures_stop_a_canary_of_several_classes() -> None:
+    frame = rows(1000)
+    frame["candidate_failed"] = True
+    assert judge(frame, LAST, POLICY, CANDIDATE, CHAMPION, classes=True).verdict == Verdict.VERDICT_FAIL
 
 
 def test_no_rows_wait() -> None:
