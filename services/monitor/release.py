@@ -35,8 +35,8 @@ def judge(
     `candidate_score` and `champion_score` (NaN when it failed), `candidate_scored` and `champion_scored` (whether it
     has tried), `candidate_failed` and `champion_failed` (failed, or slower than the policy's objective), `outcome` (NaN
     until it comes) and `arrival`, a number that orders outcomes by their arrival. A unit counts once, with its first
-    prediction: that keeps units independent. With `classes` a score is the probability of the class that its arm decided
-    for, so losses cannot be paired: failures and the split are tested, of quality a person decides.
+    prediction: that keeps units independent. With `classes` a score is the probability of the class that its arm
+    decided for, so losses cannot be paired: failures and the split are tested, of quality a person decides.
     """
     rows = rows[rows["unit"] != ""].drop_duplicates("unit", keep="first")
     scored = rows[rows["candidate_scored"] & rows["champion_scored"]]
