@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -66,9 +67,10 @@ async def test_workers_are_restarted_in_turn_and_no_request_fails(world: World, 
     profile = tmp_path / "workers.yaml"
     Profile({"serving": f"127.0.0.1:{port}"}).save(profile)
     answered: list[str] = []
+    restarted = threading.Event()
 
     def ask() -> None:
-        while len(answered) < REQUESTS:
+        while len(answered) < REQUESTS or not restarted.is_set():
             # A connection for every few, as short-lived clients have, so that both workers get some.
             with Client(profile) as client:
                 rows = pd.DataFrame({"amount": [0.5] * 20, "shop": ["a"] * 20})
@@ -77,13 +79,16 @@ async def test_workers_are_restarted_in_turn_and_no_request_fails(world: World, 
     async with AsyncExitStack() as workers:
         running = [await workers.enter_async_context(worker(world, number, port)) for number in (1, 2)]
         clients = [asyncio.create_task(asyncio.to_thread(ask)) for _ in range(CLIENTS)]
-        for number, old in enumerate(running, start=3):
-            before = len(answered)
-            old.send_signal(signal.SIGTERM)
-            assert await old.wait() == 0
-            await workers.enter_async_context(worker(world, number, port))
-            assert len(answered) > before
-        await asyncio.gather(*clients)
+        try:
+            for number, old in enumerate(running, start=3):
+                before = len(answered)
+                old.send_signal(signal.SIGTERM)
+                assert await old.wait() == 0
+                await workers.enter_async_context(worker(world, number, port))
+                assert len(answered) > before
+        finally:
+            restarted.set()
+            await asyncio.gather(*clients)
     assert len(set(answered)) == len(answered) >= REQUESTS
     folders = [path.name for path in world.suite.folder.glob("serving-*")]
     assert sorted(folders) == ["serving-1", "serving-2", "serving-3", "serving-4"]
