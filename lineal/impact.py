@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lineal.api.features.v1 import features_service_pb2 as features_api
 from lineal.api.lineage.v1 import lineage_service_pb2 as lineage_api
@@ -18,15 +18,14 @@ _PAGE_EDGES = 10_000
 
 @dataclass(frozen=True)
 class Use:
-    """A prediction, and what of the batch it rests on: its model, its looked-up features, or both."""
+    """A prediction, and through what it rests on the batch: its model, or else features that were looked up for it."""
 
     prediction_id: str
     endpoint: str
     bundle_digest: str
     event_time_micros: int
     segment_digest: str
-    model: bool
-    features: bool
+    through: Literal["model", "features"]
 
 
 class Impact:
@@ -51,7 +50,8 @@ class Impact:
     def predictions(self) -> Iterator[Use]:
         """Yield the predictions of sealed segments that used the batch, segment by segment.
 
-        Each prediction whose features may come from the batch is explained, which takes a call each. Raises CallFailed.
+        Of those whose model was not learnt from it each that may have used it is explained, which takes a call each.
+        Raises CallFailed.
         """
         bundles: dict[str, set[str]] = {}
         possible: set[str] = set()
@@ -84,20 +84,19 @@ class Impact:
         self, records: Iterable[PredictionRecord], segment: str, bundles: set[str], position: int
     ) -> Iterator[Use]:
         for record in records:
-            model = record.bundle_digest in bundles
-            features = 0 < position <= record.feature_position and self._looked_up(record)
-            if model or features:
+            learnt = record.bundle_digest in bundles
+            if learnt or (0 < position <= record.feature_position and self.looked_up(record)):
                 yield Use(
                     record.prediction_id,
                     record.endpoint,
                     record.bundle_digest,
                     record.event_time_micros,
                     segment,
-                    model,
-                    features,
+                    "model" if learnt else "features",
                 )
 
-    def _looked_up(self, record: PredictionRecord) -> bool:
+    def looked_up(self, record: PredictionRecord) -> bool:
+        """Tell whether rows of the batch are among those that made the features of a prediction. Raises CallFailed."""
         name, version = self._feature_set(record.bundle_digest)
         views = explain(
             self._services, name, version, dict(record.entities), record.event_time_micros, record.feature_position

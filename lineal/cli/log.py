@@ -148,9 +148,7 @@ def impact(
         for use in islice(Impact(client.services, batch).predictions(), limit or None):
             found.append(use)
             display.advance(task)
-    through = Counter(
-        " and ".join(what for what, used in (("model", use.model), ("features", use.features)) if used) for use in found
-    )
+    through = Counter(use.through for use in found)
     ways = ", ".join(f"{count:,} through {what}" for what, count in through.most_common())
     whole = f"{len(found):,} predictions: {ways}" if found else "no prediction"
     rows = [
@@ -159,12 +157,11 @@ def impact(
             use.endpoint,
             datetime.fromtimestamp(use.event_time_micros / 1_000_000, UTC),
             short(use.bundle_digest),
-            "yes" if use.model else "",
-            "yes" if use.features else "",
+            use.through,
         )
         for use in found
     ]
-    columns = ("prediction", "endpoint", "event time", "bundle", "model", "features")
+    columns = ("prediction", "endpoint", "event time", "bundle", "through")
     show([asdict(use) for use in found], columns, rows, title=f"{batch} has a part in {whole}")
 
 
