@@ -42,7 +42,7 @@ def _main(file: str, rounds: int, mebibytes: int, warm: bool) -> None:
                 if n or not warm:
                     seconds.append(time.perf_counter() - began)
         finally:
-            compute.close()
+            compute.cluster.close()
     digest = hashlib.sha256(json.dumps(built.files).encode()).hexdigest()
     store = LocalArtifactStore(Path(snapshots.artifacts))
     files = [str(store.path(name)) for name, _ in built.files]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lineal.profile import PORTS
@@ -100,3 +100,29 @@ class ServiceSettings(BaseSettings):
     def artifacts(self) -> str:
         """Return the root of the artifact store that all services share: a folder or an fsspec URL."""
         return self.artifacts_url or str(self.data_dir.resolve() / "artifacts")
+
+
+class ClusterSettings(ServiceSettings):
+    """Settings of a service that computes on Dask, beside those of every service.
+
+    `DASK_SCHEDULER` is the address of a Dask scheduler whose workers reach the artifact store; without it the service
+    starts `DASK_WORKERS` processes of its own, each limited to `DASK_WORKER_MEBIBYTES`, when there is something to
+    compute. `DASK_TLS_CA`, `DASK_TLS_CERTIFICATE` and `DASK_TLS_KEY` are PEM files for a scheduler at `tls://`, all
+    three or none.
+    """
+
+    dask_scheduler: str | None = None
+    dask_workers: int = Field(default=2, gt=0)
+    dask_worker_mebibytes: int = Field(default=1024, ge=256)
+    dask_tls_ca: Path | None = None
+    dask_tls_certificate: Path | None = None
+    dask_tls_key: Path | None = Field(default=None, validate_default=True)
+
+    @field_validator("dask_tls_key")
+    @classmethod
+    def _tls_is_whole(cls, key: Path | None, others: ValidationInfo) -> Path | None:
+        given = {key is None, *(others.data.get(name) is None for name in ("dask_tls_ca", "dask_tls_certificate"))}
+        if len(given) > 1:
+            prefix = cls.model_config.get("env_prefix", "")
+            raise ValueError(f"{prefix}DASK_TLS_CA, _CERTIFICATE and _KEY go together: give all three or none")
+        return key

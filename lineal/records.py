@@ -11,11 +11,12 @@ from lineal.api.lineage.v1.lineage_service_pb2 import ListEventsRequest
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.api.monitor.v1 import events_pb2 as monitor_events
 from lineal.api.registry.v1 import events_pb2 as registry_events
+from lineal.api.serving.v1 import events_pb2 as serving_events
 from lineal.api.trainer.v1 import events_pb2 as trainer_events
 from lineal.calls import Service
 
 # The modules whose messages are events; importing them makes the messages known by name.
-EVENTS = (features_events, ingest_events, monitor_events, registry_events, trainer_events)
+EVENTS = (features_events, ingest_events, monitor_events, registry_events, serving_events, trainer_events)
 _PAGE = 1000
 
 

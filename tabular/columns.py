@@ -136,6 +136,21 @@ def to_numpy(column: Column) -> npt.NDArray[Any]:
     return values
 
 
+def arrow_to_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Make the numpy array of an Arrow array that `to_numpy` makes of its column, without the way through a message."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return arrow_to_numpy(values.cast(kind.value_type))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.asarray(values.to_pandas(), dtype=object)
+    if pa.types.is_timestamp(kind):
+        micros = pc.fill_null(values.cast(TIMESTAMP).cast(pa.int64()), np.iinfo(np.int64).min)
+        return np.asarray(micros.to_numpy(), dtype=np.int64)
+    if pa.types.is_integer(kind) and not values.null_count:
+        return np.asarray(values.to_numpy(), dtype=np.int64)
+    return np.asarray(values.cast(pa.float64()).to_pandas(), dtype=np.float64)
+
+
 def length(column: Column) -> int:
     """Count a column's rows."""
     kind = column.WhichOneof("values")

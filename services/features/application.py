@@ -7,6 +7,7 @@ from typing import Any
 
 from chassis.aggregate import Repository
 from chassis.artifacts import ArtifactStore
+from chassis.cluster import Stop
 from chassis.errors import FieldViolation, InvalidArgument, NotFound
 from chassis.events import EventLog
 from chassis.past import AsOf
@@ -18,7 +19,7 @@ from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, declarations, explaining, parity, projections, training
 from services.features.batches import batches
-from services.features.compute import Compute, Stop
+from services.features.compute import Compute
 from services.features.declarations import FeatureSetUnknown
 from services.features.lookup import Cache, Prepared, answer, prepare, recall
 from services.features.online_store import OnlineStore
@@ -167,7 +168,7 @@ class Features:
         request.CopyFrom(wanted)
         request.feature_set_version = registered.version
         request.ClearField("snapshots")
-        request.snapshots.update(training.snapshots_needed(registered, views, wanted.snapshots))
+        request.snapshots.update(training.snapshots_needed(registered, views, wanted))
         bounded = wanted.HasField("start_time") and wanted.HasField("end_time")
         if bounded and wanted.start_time.ToMicroseconds() >= wanted.end_time.ToMicroseconds():
             what = FieldViolation("end_time", "must be after start_time")
@@ -175,6 +176,9 @@ class Features:
         if wanted.HasField("sample_share") and not 0.0 < wanted.sample_share <= 1.0:
             what = FieldViolation("sample_share", "must be above 0 and at most 1")
             raise RequestInvalid("no such share of the rows can be taken", [what])
+        if wanted.unlabelled and wanted.HasField("label_known_time"):
+            what = FieldViolation("label_known_time", "leave it unset, or ask for labels")
+            raise RequestInvalid("a training set without labels cannot wait for them", [what])
         inputs = projections.inputs_of(request)
         before = await self._tables.query(lambda connection: projections.training_set(connection, inputs=inputs))
         if before is not None:

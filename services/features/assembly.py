@@ -55,12 +55,16 @@ class Files:
 
 @dataclass(frozen=True)
 class Range:
-    """Which rows enter: times in microseconds, None is no limit; `share` of them, chosen by the hash of their key."""
+    """Which rows enter: times in microseconds, None is no limit; `share` of them, chosen by the hash of their key.
+
+    Where they are not `labelled` all rows enter, without labels.
+    """
 
     start: int | None
     end: int | None
     label_known: int | None
     share: float = 1.0
+    labelled: bool = True
 
 
 def dataset_of(declaration: dict[str, Any]) -> Dataset:
@@ -93,8 +97,8 @@ def columns_used(wanted: ViewFeatures, view: FeatureView) -> list[str]:
 
 
 def label_sum(table: pa.Table) -> float:
-    """Return the sum of the labels, rounded once."""
-    return math.fsum(table[LABEL].to_numpy())
+    """Return the sum of the labels, rounded once; 0 without labels."""
+    return math.fsum(table[LABEL].drop_null().to_numpy())
 
 
 def load(files: Files) -> pa.Table:
@@ -146,7 +150,7 @@ def spine_of(
     """Return the rows that enter: keys, entity and request columns, cut-off, label and its time, in their final order.
 
     Of several rows with one row key the one available latest counts, then the one that came last. A row without a label
-    does not enter: nothing is known of it, or not in time.
+    does not enter: nothing is known of it, or not in time. Where labels are not asked for, they are null.
     """
     event, available = times(left, spine)
     (code,) = keys.codes([left[name] for name in spine.row_key])
@@ -157,6 +161,10 @@ def spine_of(
     if span.share < 1.0:
         lots = keys.lots([left[name].take(rows) for name in spine.row_key])
         rows = rows[lots < int(span.share * keys.LOTS)]
+    if not span.labelled:
+        table = left.take(rows).append_column(CUTOFF, _instants(cutoff, rows))
+        table = table.append_column(LABEL, pa.nulls(len(rows), pa.float64()))
+        return in_final_order(table.append_column(LABEL_TIME, _instants(None, rows)), spine.row_key)
     declared = feature_set.label
     if right is left and declared.key == spine.row_key:
         asked, held = code[rows], code

@@ -1,4 +1,4 @@
-"""Run the steps of a training set on Dask: the one module that imports it.
+"""Run the steps of a training set on a Dask cluster.
 
 There is no shuffle and no result in a worker's memory: a step reads files and leaves a file, so a lost worker costs the
 steps it was at and nothing else. Rows reach the workers from the artifact store, never from this process.
@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import dask
-from dask import distributed
-
 from chassis.artifacts import artifact_store
+from chassis.cluster import Cluster, Step, Stop
 from chassis.errors import Unavailable
+from chassis.journal import Journal
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, steps
 from services.features.assembly import Files
-from services.features.journal import Journal, name_of
 from services.features.settings import Settings
 from services.features.steps import Built, Held, Place, Plan, Slice, Source
 
@@ -29,122 +27,48 @@ _ROWS_PER_LOAD = 1_000_000
 _ROWS_PER_SPINE_BUCKET = 1_500_000
 _ROWS_PER_BUCKET = 2_000_000
 _ROWS_PER_SLICE = 250_000
-# A step that was under way on a killed worker is not to blame for it, unless it happens again and again.
-_LOST_WORKERS_PER_STEP = 10
-# Workers use memory that arrays of up to 16 MiB gave back again, instead of asking the system for new pages each time.
-_ALLOCATION = {
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 16 * 1024 * 1024,
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 1024 * 1024,
-}
 
 Progress = Callable[[str, int, int], None]
-Step = tuple[Any, ...]  # a function and its arguments
-
-
-class BuildCancelled(Unavailable):
-    """A training set's build was cancelled; a second call goes on where it was left."""
 
 
 class FilesCollected(Unavailable):
     """Files of a training set were collected before it was there to name them; a second call makes them again."""
 
 
-class Stop:
-    """Asks a build to stop."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._cancel: Callable[[], None] | None = None
-
-    def set(self) -> None:
-        """Stop: steps that have not begun are not begun."""
-        with self._lock:
-            self._stopped = True
-            if self._cancel is not None:
-                self._cancel()
-
-    def watch(self, cancel: Callable[[], None] | None) -> None:
-        """Say how what is under way now is cancelled; at once when it was asked for already."""
-        with self._lock:
-            self._cancel = cancel
-            if self._stopped and cancel is not None:
-                cancel()
-
-
 class Compute:
-    """A Dask cluster, started on first use and kept warm."""
+    """Builds training sets on a cluster."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._building: dict[str, threading.Lock] = {}
-        self._cluster: Any = None
-        self._client: Any = None
+        self.cluster = Cluster(settings, settings.service_dir / "dask")
 
     def build(self, plan: Plan, progress: Progress, stop: Stop | None = None) -> Built:
         """Build a training set; blocks. `progress` hears of the stage, the steps done and the steps in all.
 
-        Raises BuildCancelled. What was done before a cancellation or a crash is not done again.
+        Raises WorkCancelled. What was done before a cancellation or a crash is not done again.
         """
-        name = name_of(plan)
+        name = steps.name_of(plan)
         with self._lock:
             turn = self._building.setdefault(name, threading.Lock())
         with turn:
-            client = self._connected(progress)
+            self.cluster.connect(lambda: progress("starting workers", 0, 0))
             artifacts = self._settings.artifacts
             journal = Journal(self._settings.service_dir / "builds", name, artifacts)
             place = Place(artifacts, journal.scratch, _cache())
-            built = _Build(client, plan, place, journal, progress, stop or Stop()).run()
+            built = _Build(self.cluster, plan, place, journal, progress, stop or Stop()).run()
             journal.end()
             return built
-
-    def close(self) -> None:
-        """Stop the workers."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-            if self._cluster is not None:
-                self._cluster.close()
-            self._client = self._cluster = None
-
-    def worker_pids(self) -> list[int]:
-        """Return the processes of the local workers."""
-        with self._lock:
-            return [] if self._cluster is None else [nanny.pid for nanny in self._cluster.workers.values()]
-
-    def _connected(self, progress: Progress) -> Any:
-        with self._lock:
-            if self._client is not None and self._client.status == "running":
-                return self._client
-            progress("starting workers", 0, 0)
-            address = self._settings.dask_scheduler
-            if address is None:
-                dask.config.set({"distributed.scheduler.allowed-failures": _LOST_WORKERS_PER_STEP} | _ALLOCATION)
-                # Loopback, without the dashboard: whoever reaches a scheduler can run code in its workers. Its health
-                # page takes any free port, or two clusters on a machine would both want 8787.
-                self._cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
-                    n_workers=self._settings.dask_workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",
-                    scheduler_kwargs={"dashboard": False},
-                    memory_limit=f"{self._settings.dask_worker_mebibytes}MiB",
-                    local_directory=str(self._settings.service_dir / "dask"),
-                )
-            where = self._cluster if address is None else address
-            self._client = distributed.Client(  # type: ignore[no-untyped-call]
-                where, set_as_default=False, security=_security(self._settings) if address else None
-            )
-            return self._client
 
 
 class _Build:
     """One build under way."""
 
-    def __init__(self, client: Any, plan: Plan, place: Place, journal: Journal, progress: Progress, stop: Stop) -> None:
-        self._client = client
+    def __init__(
+        self, cluster: Cluster, plan: Plan, place: Place, journal: Journal, progress: Progress, stop: Stop
+    ) -> None:
+        self._cluster = cluster
         self._plan = plan
         self._place = place
         self._journal = journal
@@ -164,20 +88,21 @@ class _Build:
         label = self._feature_set.label
         row_key = self._row_key(self._feature_set.spine.dataset)
         # Rows of one row key must meet, and so must a row and its label.
-        together = set(label.key) <= set(row_key)
+        labelled = self._plan.span.labelled
+        together = not labelled or set(label.key) <= set(row_key)
         buckets = 1 + spine.rows // _ROWS_PER_SPINE_BUCKET
         of_view = [self._buckets(used.view) for used in self._feature_set.view_features]
         used = dict.fromkeys(self._view(used.view).dataset for used in self._feature_set.view_features)
         self._steps = buckets + len(used) + sum(of_view) + 1 + spine.rows // _ROWS_PER_SLICE
         self._progress("reading snapshots", 0, self._steps)
-        if set(label.key) != set(self._row_key(label.dataset)):
+        if labelled and set(label.key) != set(self._row_key(label.dataset)):
             # The newest row of a label key need not be the newest version of its row.
             used.pop(label.dataset, None)
             self._note(self._stage("corrections", self._corrections([label.dataset])))
         corrections = self._corrections(used)
-        keys = list(label.key) if together else row_key
+        keys = list(label.key) if labelled and together else row_key
         left = self._held(self._feature_set.spine.dataset, keys, buckets)
-        right = self._held(label.dataset, list(label.key), buckets if together else 1)
+        right = self._held(label.dataset, list(label.key), buckets if together else 1) if labelled else left
         rows = self._stage(
             "rows and labels",
             {f"spine {n}": (steps.spine, self._plan, left, right, n) for n in range(buckets)} | corrections,
@@ -271,22 +196,12 @@ class _Build:
         missing = [name for name, result in results.items() if result is None]
         self._done += len(wanted) - len(missing)
         self._steps = max(self._steps, self._done + len(missing))
-        futures = {}
-        for name in missing:
-            function, *arguments = wanted[name]
-            futures[self._client.submit(function, self._place, *arguments, pure=False)] = name
-        self._stop.watch(lambda: self._client.cancel(list(futures)))
-        try:
-            for future in distributed.as_completed(list(futures), loop=self._client.loop):  # type: ignore[no-untyped-call]
-                if future.cancelled():
-                    raise BuildCancelled("the build was cancelled; the same call goes on where it was left")
-                results[futures[future]] = future.result()
-                self._journal.record(futures[future], future.result())
-                self._done += 1
-                self._progress(stage, self._done, self._steps)
-        finally:
-            self._stop.watch(None)
-            self._client.cancel(list(futures))
+        todo = {name: (wanted[name][0], self._place, *wanted[name][1:]) for name in missing}
+        for name, result in self._cluster.results(todo, self._stop):
+            results[name] = result
+            self._journal.record(name, result)
+            self._done += 1
+            self._progress(stage, self._done, self._steps)
         return results
 
     def _there(self, result: Any) -> bool:
@@ -313,17 +228,6 @@ def _groups(source: Source) -> Iterator[tuple[list[str], int]]:
         yield group, held
 
 
-def _security(settings: Settings) -> Any:
-    if settings.dask_tls_ca is None:
-        return None
-    return distributed.Security(  # type: ignore[no-untyped-call]
-        require_encryption=True,
-        tls_ca_file=str(settings.dask_tls_ca),
-        tls_client_cert=str(settings.dask_tls_certificate),
-        tls_client_key=str(settings.dask_tls_key),
-    )
-
-
 def _cache() -> str:
     # Only object stores need it; on a remote worker the folder is that machine's.
     return str(Path(tempfile.gettempdir()) / "lineal-artifact-cache")
@@ -334,8 +238,10 @@ def columns_needed(registered: FeatureSetRegistered, plan: Plan) -> dict[str, li
     feature_set = registered.feature_set
     wanted: dict[str, list[str]] = {name: [] for name in plan.sources}
     spine, label = feature_set.spine.dataset, feature_set.label
-    wanted[spine] += [*steps.columns_kept(registered, plan), *label.key]
-    wanted[label.dataset] += [*label.key, label.column]
+    wanted[spine] += steps.columns_kept(registered, plan)
+    if plan.span.labelled:
+        wanted[spine] += label.key
+        wanted[label.dataset] += [*label.key, label.column]
     for used in feature_set.view_features:
         view = FeatureView.FromString(plan.views[used.view])
         wanted[view.dataset] += [*view.entity_keys, *assembly.columns_read(used, view)]

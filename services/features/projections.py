@@ -161,6 +161,8 @@ def inputs_of(built: TrainingSetBuilt) -> str:
     }
     if built.HasField("sample_share"):
         content["sample_share"] = built.sample_share
+    if built.unlabelled:
+        content["unlabelled"] = True
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
@@ -268,6 +270,7 @@ def resource(built: TrainingSetBuilt, position: int) -> TrainingSet:
         label_mean=built.label_mean,
         position=position,
         sample_share=built.sample_share if built.HasField("sample_share") else None,
+        unlabelled=built.unlabelled,
     )
 
 

@@ -22,7 +22,7 @@ async def build(harness: Harness) -> None:
     batches = harness.add_projection(BatchTables())
     online = _online(harness, harness.settings)
     compute = Compute(harness.settings)
-    harness.stack.push_async_callback(asyncio.to_thread, compute.close)
+    harness.stack.push_async_callback(asyncio.to_thread, compute.cluster.close)
     harness.add_servicer(
         add_FeaturesServiceServicer_to_server,
         FeaturesServicer(Features(harness.log, harness.artifacts, tables, batches, online, compute)),

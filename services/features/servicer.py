@@ -88,6 +88,7 @@ class FeaturesServicer(FeaturesServiceServicer):
             label_known_time=request.label_known_time if request.HasField("label_known_time") else None,
             snapshots=request.snapshots,
             sample_share=request.sample_share if request.HasField("sample_share") else None,
+            unlabelled=request.unlabelled,
         )
         async for response in self._features.build_training_set(
             request_id=request.request_id, wanted=wanted, min_position=request.min_position

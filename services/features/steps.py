@@ -13,6 +13,8 @@ the cluster: the same inputs give the same bytes on any number of workers.
 """
 
 import functools
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +39,8 @@ from tabular.parquet import to_parquet
 
 _DAY = 86_400_000_000
 _ROWS_PER_FILE = 1_000_000
+# Part of a build's name: results of steps that worked differently are not taken over.
+_STEPS = 2
 POSITION = "__position"
 
 
@@ -61,6 +65,14 @@ class Plan:
     views: dict[str, bytes]
     sources: dict[str, Source]
     span: Range
+
+
+def name_of(plan: Plan) -> str:
+    """Return the name of a build, the same for the same inputs."""
+    declared = [plan.feature_set.hex(), {name: view.hex() for name, view in plan.views.items()}]
+    sources = {name: [source.declaration, source.files] for name, source in plan.sources.items()}
+    span = [plan.span.start, plan.span.end, plan.span.label_known, plan.span.share, plan.span.labelled]
+    return hashlib.sha256(json.dumps([_STEPS, declared, sources, span], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,8 @@ def spine(place: Place, plan: Plan, left: Held, right: Held, bucket: int) -> tup
     """Make the rows that enter, of one bucket; return with the result how many there are of each day, in order."""
     registered = FeatureSetRegistered.FromString(plan.feature_set)
     feature_set = registered.feature_set
-    of_spine, of_label = (dataset(plan, name) for name in (feature_set.spine.dataset, feature_set.label.dataset))
+    of_spine = dataset(plan, feature_set.spine.dataset)
+    of_label = dataset(plan, feature_set.label.dataset) if plan.span.labelled else of_spine
     rows = _rows(place, left, bucket)
     # Labels often are columns of the rows themselves.
     labels = rows if right == left else _rows(place, right, bucket)

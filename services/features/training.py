@@ -42,16 +42,19 @@ def plan(
             end=_micros(wanted, "end_time"),
             label_known=_micros(wanted, "label_known_time"),
             share=wanted.sample_share if wanted.HasField("sample_share") else 1.0,
+            labelled=not wanted.unlabelled,
         ),
     )
 
 
 def snapshots_needed(
-    registered: FeatureSetRegistered, views: Mapping[str, FeatureViewRegistered], given: Mapping[str, str]
+    registered: FeatureSetRegistered, views: Mapping[str, FeatureViewRegistered], wanted: TrainingSetBuilt
 ) -> dict[str, str]:
     """Pick from the snapshots given those that the feature set reads. Raises SnapshotMissing."""
-    feature_set = registered.feature_set
-    needed = {feature_set.spine.dataset, feature_set.label.dataset, *(v.feature_view.dataset for v in views.values())}
+    feature_set, given = registered.feature_set, wanted.snapshots
+    needed = {feature_set.spine.dataset, *(view.feature_view.dataset for view in views.values())}
+    if not wanted.unlabelled:
+        needed.add(feature_set.label.dataset)
     missing = [
         FieldViolation("snapshots", f"give the digest of a snapshot of dataset {name!r}{did_you_mean(name, given)}")
         for name in sorted(needed - set(given))
@@ -63,9 +66,12 @@ def snapshots_needed(
 
 def manifest(registered: FeatureSetRegistered, row_key: list[str], wanted: TrainingSetBuilt, built: Built) -> bytes:
     """Return the canonical JSON that a training set's digest is taken from."""
-    sampled = {"sample_share": wanted.sample_share} if wanted.HasField("sample_share") else {}
+    # Named only where they say something, so that manifests from before keep their digests.
+    told: dict[str, float] = {"sample_share": wanted.sample_share} if wanted.HasField("sample_share") else {}
+    if wanted.unlabelled:
+        told["unlabelled"] = True
     return canonical_json(
-        sampled
+        told
         | {
             "kind": "lineal.training-set",
             "feature_set": wanted.feature_set,

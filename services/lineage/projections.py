@@ -18,6 +18,7 @@ from lineal.api.ingest.v1.events_pb2 import BatchAccepted, SnapshotCreated
 from lineal.api.lineage.v1.graph_pb2 import NodeKind
 from lineal.api.monitor.v1.events_pb2 import SegmentSealed
 from lineal.api.registry.v1.events_pb2 import BundleRegistered
+from lineal.api.serving.v1.events_pb2 import ScoringCompleted
 from lineal.api.trainer.v1.events_pb2 import ModelImported, RunCompleted, RunStarted
 
 _metadata = MetaData()
@@ -69,7 +70,7 @@ class GraphProjection:
     """Nodes and edges of the lineage graph."""
 
     name = "graph"
-    version = 2
+    version = 3
     metadata = _metadata
     types: Sequence[type[Message]] = (
         BatchAccepted,
@@ -82,6 +83,7 @@ class GraphProjection:
         ModelImported,
         BundleRegistered,
         SegmentSealed,
+        ScoringCompleted,
     )
 
     def apply(self, connection: Connection, event: Event) -> None:
@@ -191,6 +193,17 @@ def _segment_sealed(write: _Writing, event: SegmentSealed) -> None:
             write.lookup(dataset, event.segment_digest, lookup.max_position)
 
 
+def _scoring_completed(write: _Writing, event: ScoringCompleted) -> None:
+    scoring = write.node(NodeKind.NODE_KIND_SCORING, event.result.result_digest)
+    # Of past predictions what both bundles were made from counts; the segments lead to the same bundles.
+    for digest in (event.bundle_digest, *event.answering_bundle_digests):
+        write.edge(write.node(NodeKind.NODE_KIND_BUNDLE, digest), scoring)
+    if event.training_set_digest:
+        write.edge(write.node(NodeKind.NODE_KIND_TRAINING_SET, event.training_set_digest), scoring)
+    elif event.snapshot_digest:
+        write.edge(write.node(NodeKind.NODE_KIND_SNAPSHOT, event.snapshot_digest), scoring)
+
+
 _RULES: dict[str, Callable[[_Writing, Any], None]] = {
     type_name(BatchAccepted): _batch_accepted,
     type_name(SnapshotCreated): _snapshot_created,
@@ -202,4 +215,5 @@ _RULES: dict[str, Callable[[_Writing, Any], None]] = {
     type_name(ModelImported): _run_completed,
     type_name(BundleRegistered): _bundle_registered,
     type_name(SegmentSealed): _segment_sealed,
+    type_name(ScoringCompleted): _scoring_completed,
 }

@@ -41,6 +41,14 @@ class Loader:
         self._scorers[digest] = scorer
         return scorer
 
+    async def check(self, digest: str) -> None:
+        """Verify a bundle and try its model in a process of its own; load nothing here. Raises BundleUnloadable."""
+        try:
+            manifest, model = await asyncio.to_thread(self._verified, digest)
+        except ManifestInvalid as error:
+            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
+        await self._try(manifest + b"\n" + model)
+
     def keep(self, digests: Iterable[str]) -> None:
         """Forget every other bundle."""
         kept = set(digests)

@@ -6,11 +6,11 @@ import socket
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from chassis.settings import ServiceSettings
+from chassis.settings import ClusterSettings
 
 
-class Settings(ServiceSettings):
-    """`LINEAL_SERVING_*`, beside those of every service.
+class Settings(ClusterSettings):
+    """`LINEAL_SERVING_*`, beside those of every service with a Dask cluster, which scores many rows at once.
 
     `replica_id` names this instance to the registry while it lives. `spool_bytes` is how much the spool of prediction
     records may hold while monitor is away. `trusted_keys` are ids, with commas between, of registry's signing keys that

@@ -17,6 +17,7 @@ from chassis.context import deadline_in
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, NotFound, RuleViolated
 from chassis.events import EventLog
 from chassis.ids import check_request_id, request_id_from
+from chassis.jobs import JobFailed, run_job
 from chassis.past import AsOf
 from chassis.projection import ProjectionRunner
 from lineal.api.features.v1.events_pb2 import FeatureSetRegistered, TrainingSetBuilt
@@ -28,11 +29,11 @@ from lineal.api.trainer.v1.trainer_service_pb2 import ImportModelHeader, WatchRu
 from lineal.profile import Profile
 from services.trainer import projections
 from services.trainer import run as runs
-from services.trainer.processes import JobFailed, run_job
 from tabular.bundle import CARD_FILE, Bundle, ManifestInvalid
 from tabular.schema import protected
 
 _logger = logging.getLogger(__name__)
+_JOB = "services.trainer.job"
 _LARGEST_MODEL = 512 * 1024 * 1024
 # By the rule of the label; the other rules make 0 and 1.
 _PROBLEMS = {"value": "regression", "classes": "multiclass"}
@@ -44,6 +45,10 @@ class TrainingSetUnknown(NotFound):
 
 class FeatureSetUnknown(NotFound):
     """The feature set of a training set is not in the log."""
+
+
+class TrainingSetUnlabelled(RuleViolated):
+    """A training set was built to be scored, not to be learnt from."""
 
 
 class RunUnknown(NotFound):
@@ -201,7 +206,7 @@ class Trainer:
         }
         try:
             async with self._slots:
-                digest = (await run_job(spec, lambda *_: None))["evaluation_digest"]
+                digest = (await run_job(_JOB, spec, lambda *_: None))["evaluation_digest"]
         except JobFailed as error:
             raise EvaluationRefused(
                 error.message, [FieldViolation("training_set_digest", "its rows must have the bundles' columns")]
@@ -235,7 +240,7 @@ class Trainer:
             }
             try:
                 async with self._slots:
-                    digest = (await run_job(spec, lambda *_: None))["bundle_digest"]
+                    digest = (await run_job(_JOB, spec, lambda *_: None))["bundle_digest"]
             except LinealError as error:
                 # A damaged file may also crash the process that reads it.
                 raise ModelFileInvalid(
@@ -273,7 +278,7 @@ class Trainer:
         try:
             async with self._slots:
                 spec = await self._spec(run)
-                result = await run_job(spec, lambda *report: self._report(run.run_id, *report))
+                result = await run_job(_JOB, spec, lambda *report: self._report(run.run_id, *report))
             completed = RunCompleted(
                 run_id=run.run_id,
                 bundle_digest=result["bundle_digest"],
@@ -325,6 +330,8 @@ class Trainer:
     async def _training_set(self, digest: str) -> TrainingSetBuilt:
         for event in await self._log.read_stream(f"training-set/{digest}"):
             if isinstance(event.message, TrainingSetBuilt):
+                if event.message.unlabelled:
+                    raise TrainingSetUnlabelled(f"training set {digest[:12]} has no labels; build one with them")
                 return event.message
         raise TrainingSetUnknown(f"training set {digest[:12]!r} was never built; BuildTrainingSet builds one")
 

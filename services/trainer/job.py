@@ -1,16 +1,9 @@
-"""`python -m services.trainer.job`: the heavy work of the trainer, in a process of its own.
-
-Reads one JSON document from a line of standard input, writes progress and at last the result as JSON lines to standard
-output, and ends at once when standard input closes: a trainer that dies takes its job with it.
-"""
+"""`python -m services.trainer.job`: the heavy work of the trainer, in a process of its own."""
 
 import io
-import json
-import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +14,7 @@ import pyarrow.parquet as pq
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from chassis.artifacts import ArtifactStore, artifact_store, canonical_json
+from chassis.jobs import Report, work
 from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.api.trainer.v1.run_pb2 import BundleMetrics, Evaluation, Metric, Parameters
 from services.trainer import evaluation, fairness, split, vault
@@ -32,7 +26,6 @@ from tabular.scorer import CATBOOST_VERSION, Scorer, canonical_digest, describe,
 from tabular.vectors import Vectors
 
 _REFERENCE_ROWS = 10_000
-Report = Callable[[str, int, int], None]
 
 
 def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> dict[str, Any]:
@@ -220,33 +213,9 @@ def _messages(measured: list[MetricValue]) -> list[Metric]:
 _KINDS = {"train": train, "evaluate": evaluate, "import": import_model}
 
 
-def main() -> int:
-    """Do one job; return the exit code."""
-    spec = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    artifacts = artifact_store(spec["artifacts"], Path(spec["artifact_cache"]))
-    try:
-        result = _KINDS[spec["kind"]](spec, artifacts, _report)
-    except ValueError as error:
-        _write({"failure": str(error)})
-        return 0
-    _write({"result": result})
-    return 0
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
-
-
-def _report(stage: str, done: int, steps: int) -> None:
-    _write({"stage": stage, "done": done, "steps": steps})
-
-
-def _write(value: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+def _do(spec: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+    return _KINDS[spec["kind"]](spec, artifact_store(spec["artifacts"], Path(spec["artifact_cache"])), report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(work(_do))

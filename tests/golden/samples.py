@@ -23,10 +23,11 @@ from lineal.api.ingest.v1 import events_pb2 as ingest
 from lineal.api.lineage.v1.record_pb2 import EventRecord
 from lineal.api.monitor.v1 import events_pb2 as monitor
 from lineal.api.registry.v1 import events_pb2 as registry
+from lineal.api.serving.v1 import events_pb2 as serving
 from lineal.api.trainer.v1 import events_pb2 as trainer
 
 FOLDER = Path(__file__).parent
-MODULES = (features, ingest, monitor, registry, trainer)
+MODULES = (features, ingest, monitor, registry, serving, trainer)
 _SECONDS = 1_700_000_000
 
 

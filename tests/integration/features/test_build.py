@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from chassis.artifacts import LocalArtifactStore
+from chassis.cluster import Stop, WorkCancelled
 from services.features import compute
-from services.features.compute import BuildCancelled, Compute, Stop
+from services.features.compute import Compute
 from services.features.steps import Built
 from tests.integration.features.building import planned, settings
 
@@ -26,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Co
     folder = tmp_path_factory.mktemp("build")
     found = Compute(settings(folder))
     yield folder, found
-    found.close()
+    found.cluster.close()
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_killed_workers_change_no_byte(cluster: tuple[Path, Compute]) -> None:
         nonlocal killed
         del stage
         if done and killed < KILLS and done * (KILLS + 1) > (killed + 1) * steps:
-            os.kill(rng.choice(own.worker_pids()), 9)
+            os.kill(rng.choice(own.cluster.worker_pids()), 9)
             killed += 1
 
     assert own.build(plan, kill) == calm
@@ -96,7 +97,7 @@ def test_a_cancelled_build_goes_on_where_it_was_left(cluster: tuple[Path, Comput
         if stage == "features":
             stop.set()
 
-    with pytest.raises(BuildCancelled):
+    with pytest.raises(WorkCancelled):
         own.build(plan, hang_up, stop)
     heard: list[int] = []
     assert own.build(plan, lambda stage, done, steps: heard.append(done)) == calm

@@ -53,7 +53,7 @@ def test_a_scheduler_behind_tls_builds(tmp_path: Path) -> None:
         try:
             built = compute.build(plan, lambda stage, done, steps: None)
         finally:
-            compute.close()
+            compute.cluster.close()
     assert cluster.scheduler_address.startswith("tls://")
     assert sum(rows for _, rows in built.files) > 0
 

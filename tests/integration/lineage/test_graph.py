@@ -25,6 +25,8 @@ from lineal.api.lineage.v1.projection_service_pb2_grpc import ProjectionServiceS
 from lineal.api.monitor.v1.events_pb2 import SegmentSealed
 from lineal.api.monitor.v1.prediction_pb2 import FeatureLookup
 from lineal.api.registry.v1.events_pb2 import BundleRegistered
+from lineal.api.serving.v1.events_pb2 import ScoringCompleted
+from lineal.api.serving.v1.scoring_pb2 import ScoringResult
 from lineal.api.trainer.v1.events_pb2 import ModelImported, RunCompleted, RunStarted
 from services.lineage.server import build
 from services.lineage.settings import Settings
@@ -102,6 +104,27 @@ async def test_a_batch_leads_to_all_it_had_a_part_in(channel: grpc.aio.Channel) 
     ]
     third = await walk(channel, NodeKind.NODE_KIND_BATCH, "flights/3", direction=Direction.DIRECTION_IMPACT)
     assert shown(third) == [("flights/3", "s2")]
+
+
+async def test_a_scoring_lies_between_what_it_was_made_from_and_nothing(
+    channel: grpc.aio.Channel, server: RunningServer
+) -> None:
+    result = ScoringResult(result_digest="scored")
+    event = ScoringCompleted(bundle_digest="b1", training_set_digest="t2", snapshot_digest="s2", result=result)
+    again = ScoringCompleted(
+        bundle_digest="b2", answering_bundle_digests=["b1"], result=ScoringResult(result_digest="again")
+    )
+    features = TrainingSetBuilt(training_set_digest="t2", snapshots={"flights": "s2"}, unlabelled=True)
+    added = await server.harness.log.append(
+        "story/1", [features, event, again], request_id=new_request_id(), expected_revision=None
+    )
+    up = await walk(channel, NodeKind.NODE_KIND_SCORING, "scored", min_position=added.position)
+    assert {("b1", "scored"), ("t2", "scored"), ("s2", "t2"), ("flights/3", "s2"), ("r1", "b1")} <= {*shown(up)}
+    asked = {"direction": Direction.DIRECTION_IMPACT, "min_position": added.position}
+    third = await walk(channel, NodeKind.NODE_KIND_BATCH, "flights/3", **asked)
+    assert shown(third) == [("flights/3", "s2"), ("s2", "t2"), ("t2", "scored")]
+    first = await walk(channel, NodeKind.NODE_KIND_BATCH, "weather/1", **asked)
+    assert {("b1", "p1"), ("b1", "again"), ("b1", "scored")} <= {*shown(first)}
 
 
 async def test_a_batch_leads_to_segments_that_may_have_looked_it_up(
@@ -225,7 +248,7 @@ async def test_the_command_rebuild_drops_the_tables_and_the_next_start_has_them_
         code, output = await rebuild()
         assert (code, "another lineage runs" in output) == (1, True)
     code, output = await rebuild()
-    assert (code, "dropped graph-v2" in output) == (0, True)
+    assert (code, "dropped graph-v3" in output) == (0, True)
     async with start("lineage", settings, build) as running, grpc.aio.insecure_channel(running.address) as channel:
         assert len(shown(await walk(channel, NodeKind.NODE_KIND_SEGMENT, "p1"))) == 10
 

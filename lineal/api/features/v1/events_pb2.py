@@ -27,7 +27,7 @@ from lineal.api.features.v1 import feature_set_pb2 as lineal_dot_api_dot_feature
 from lineal.api.features.v1 import feature_view_pb2 as lineal_dot_api_dot_features_dot_v1_dot_feature__view__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lineal/api/features/v1/events.proto\x12\x16lineal.api.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(lineal/api/features/v1/feature_set.proto\x1a)lineal/api/features/v1/feature_view.proto\"c\n\x15\x46\x65\x61tureViewRegistered\x12\x39\n\x0c\x66\x65\x61ture_view\x18\x01 \x01(\x0b\x32#.lineal.api.features.v1.FeatureView\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xbc\x02\n\x14\x46\x65\x61tureSetRegistered\x12\x37\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\x0b\x32\".lineal.api.features.v1.FeatureSet\x12\x0f\n\x07version\x18\x02 \x01(\t\x12U\n\rview_versions\x18\x03 \x03(\x0b\x32>.lineal.api.features.v1.FeatureSetRegistered.ViewVersionsEntry\x12\x36\n\x07\x63olumns\x18\x04 \x03(\x0b\x32%.lineal.api.features.v1.FeatureColumn\x12\x16\n\x0e\x65ntity_columns\x18\x05 \x03(\t\x1a\x33\n\x11ViewVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc1\x03\n\x10TrainingSetBuilt\x12\x1b\n\x13training_set_digest\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\t\x12\x1b\n\x13\x66\x65\x61ture_set_version\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10label_known_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12J\n\tsnapshots\x18\x07 \x03(\x0b\x32\x37.lineal.api.features.v1.TrainingSetBuilt.SnapshotsEntry\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x12\n\nlabel_mean\x18\t \x01(\x01\x12\x19\n\x0csample_share\x18\n \x01(\x01H\x00\x88\x01\x01\x1a\x30\n\x0eSnapshotsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_sample_share\":\n\x12\x46\x65\x61tureViewRetired\x12\x14\n\x0c\x66\x65\x61ture_view\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x11\x46\x65\x61tureSetRetired\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lineal/api/features/v1/events.proto\x12\x16lineal.api.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(lineal/api/features/v1/feature_set.proto\x1a)lineal/api/features/v1/feature_view.proto\"c\n\x15\x46\x65\x61tureViewRegistered\x12\x39\n\x0c\x66\x65\x61ture_view\x18\x01 \x01(\x0b\x32#.lineal.api.features.v1.FeatureView\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xbc\x02\n\x14\x46\x65\x61tureSetRegistered\x12\x37\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\x0b\x32\".lineal.api.features.v1.FeatureSet\x12\x0f\n\x07version\x18\x02 \x01(\t\x12U\n\rview_versions\x18\x03 \x03(\x0b\x32>.lineal.api.features.v1.FeatureSetRegistered.ViewVersionsEntry\x12\x36\n\x07\x63olumns\x18\x04 \x03(\x0b\x32%.lineal.api.features.v1.FeatureColumn\x12\x16\n\x0e\x65ntity_columns\x18\x05 \x03(\t\x1a\x33\n\x11ViewVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd5\x03\n\x10TrainingSetBuilt\x12\x1b\n\x13training_set_digest\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x02 \x01(\t\x12\x1b\n\x13\x66\x65\x61ture_set_version\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10label_known_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12J\n\tsnapshots\x18\x07 \x03(\x0b\x32\x37.lineal.api.features.v1.TrainingSetBuilt.SnapshotsEntry\x12\x0c\n\x04rows\x18\x08 \x01(\x04\x12\x12\n\nlabel_mean\x18\t \x01(\x01\x12\x19\n\x0csample_share\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nunlabelled\x18\x0b \x01(\x08\x1a\x30\n\x0eSnapshotsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_sample_share\":\n\x12\x46\x65\x61tureViewRetired\x12\x14\n\x0c\x66\x65\x61ture_view\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x11\x46\x65\x61tureSetRetired\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,11 +45,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEATURESETREGISTERED_VIEWVERSIONSENTRY']._serialized_start=548
   _globals['_FEATURESETREGISTERED_VIEWVERSIONSENTRY']._serialized_end=599
   _globals['_TRAININGSETBUILT']._serialized_start=602
-  _globals['_TRAININGSETBUILT']._serialized_end=1051
-  _globals['_TRAININGSETBUILT_SNAPSHOTSENTRY']._serialized_start=986
-  _globals['_TRAININGSETBUILT_SNAPSHOTSENTRY']._serialized_end=1034
-  _globals['_FEATUREVIEWRETIRED']._serialized_start=1053
-  _globals['_FEATUREVIEWRETIRED']._serialized_end=1111
-  _globals['_FEATURESETRETIRED']._serialized_start=1113
-  _globals['_FEATURESETRETIRED']._serialized_end=1169
+  _globals['_TRAININGSETBUILT']._serialized_end=1071
+  _globals['_TRAININGSETBUILT_SNAPSHOTSENTRY']._serialized_start=1006
+  _globals['_TRAININGSETBUILT_SNAPSHOTSENTRY']._serialized_end=1054
+  _globals['_FEATUREVIEWRETIRED']._serialized_start=1073
+  _globals['_FEATUREVIEWRETIRED']._serialized_end=1131
+  _globals['_FEATURESETRETIRED']._serialized_start=1133
+  _globals['_FEATURESETRETIRED']._serialized_end=1189
 # @@protoc_insertion_point(module_scope)

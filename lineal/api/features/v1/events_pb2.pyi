@@ -151,6 +151,7 @@ class TrainingSetBuilt(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     LABEL_MEAN_FIELD_NUMBER: _builtins.int
     SAMPLE_SHARE_FIELD_NUMBER: _builtins.int
+    UNLABELLED_FIELD_NUMBER: _builtins.int
     training_set_digest: _builtins.str
     """Digest of its manifest."""
     feature_set: _builtins.str
@@ -163,6 +164,8 @@ class TrainingSetBuilt(_message.Message):
     """Mean of the label."""
     sample_share: _builtins.float
     """Share of the rows that entered, by the hash of their row key; unset is all."""
+    unlabelled: _builtins.bool
+    """Its labels are null and all rows of the spine are in it: rows to be scored, not learnt from."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Cut-offs from here, inclusive; unset for a static spine."""
@@ -192,10 +195,11 @@ class TrainingSetBuilt(_message.Message):
         rows: _builtins.int = ...,
         label_mean: _builtins.float = ...,
         sample_share: _builtins.float | None = ...,
+        unlabelled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "label_known_time", b"label_known_time", "sample_share", b"sample_share", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "label_mean", b"label_mean", "rows", b"rows", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time", "training_set_digest", b"training_set_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "label_mean", b"label_mean", "rows", b"rows", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time", "training_set_digest", b"training_set_digest", "unlabelled", b"unlabelled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_share: _TypeAlias = _typing.Literal["sample_share"]  # noqa: Y015
     _WhichOneofArgType__sample_share: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share"]  # noqa: Y015

@@ -547,6 +547,7 @@ class BuildTrainingSetRequest(_message.Message):
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     MIN_POSITION_FIELD_NUMBER: _builtins.int
     SAMPLE_SHARE_FIELD_NUMBER: _builtins.int
+    UNLABELLED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of the command."""
     feature_set: _builtins.str
@@ -558,6 +559,10 @@ class BuildTrainingSetRequest(_message.Message):
     sample_share: _builtins.float
     """Share of the rows that enter, above 0 and at most 1, chosen by the hash of their row key: those whose SHA-256, of the
     key's text, begins with a number below this share of 2^64. Unset takes all.
+    """
+    unlabelled: _builtins.bool
+    """Every row of the spine enters, whether its label is known or not, and the labels are null: rows to be scored, not learnt
+    from. No snapshot of the label's dataset is needed then, and `label_known_time` is refused.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -587,10 +592,11 @@ class BuildTrainingSetRequest(_message.Message):
         snapshots: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         min_position: _builtins.int = ...,
         sample_share: _builtins.float | None = ...,
+        unlabelled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "label_known_time", b"label_known_time", "sample_share", b"sample_share", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "min_position", b"min_position", "request_id", b"request_id", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_known_time", b"label_known_time", "min_position", b"min_position", "request_id", b"request_id", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time", "unlabelled", b"unlabelled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_share: _TypeAlias = _typing.Literal["sample_share"]  # noqa: Y015
     _WhichOneofArgType__sample_share: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share"]  # noqa: Y015
@@ -634,6 +640,7 @@ class TrainingSet(_message.Message):
     LABEL_MEAN_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     SAMPLE_SHARE_FIELD_NUMBER: _builtins.int
+    UNLABELLED_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Digest of its manifest."""
     feature_set: _builtins.str
@@ -648,6 +655,8 @@ class TrainingSet(_message.Message):
     """Log position of its event."""
     sample_share: _builtins.float
     """Share of the rows that entered; unset is all."""
+    unlabelled: _builtins.bool
+    """Whether its labels are null, all rows of the spine being in it."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Cut-offs from here, inclusive."""
@@ -673,10 +682,11 @@ class TrainingSet(_message.Message):
         label_mean: _builtins.float = ...,
         position: _builtins.int = ...,
         sample_share: _builtins.float | None = ...,
+        unlabelled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "end_time", b"end_time", "sample_share", b"sample_share", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "digest", b"digest", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_mean", b"label_mean", "position", b"position", "rows", b"rows", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share", "digest", b"digest", "end_time", b"end_time", "feature_set", b"feature_set", "feature_set_version", b"feature_set_version", "label_mean", b"label_mean", "position", b"position", "rows", b"rows", "sample_share", b"sample_share", "snapshots", b"snapshots", "start_time", b"start_time", "unlabelled", b"unlabelled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_share: _TypeAlias = _typing.Literal["sample_share"]  # noqa: Y015
     _WhichOneofArgType__sample_share: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share"]  # noqa: Y015

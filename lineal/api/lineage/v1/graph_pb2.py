@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lineal/api/lineage/v1/graph.proto\x12\x15lineal.api.lineage.v1\"c\n\x04Node\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.lineal.api.lineage.v1.NodeKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x0c\n\x04type\x18\x04 \x01(\t\"r\n\x04\x45\x64ge\x12+\n\x06source\x18\x01 \x01(\x0b\x32\x1b.lineal.api.lineage.v1.Node\x12+\n\x06target\x18\x02 \x01(\x0b\x32\x1b.lineal.api.lineage.v1.Node\x12\x10\n\x08possible\x18\x03 \x01(\x08*\xae\x01\n\x08NodeKind\x12\x19\n\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_KIND_BATCH\x10\x01\x12\x16\n\x12NODE_KIND_SNAPSHOT\x10\x02\x12\x1a\n\x16NODE_KIND_TRAINING_SET\x10\x03\x12\x11\n\rNODE_KIND_RUN\x10\x04\x12\x14\n\x10NODE_KIND_BUNDLE\x10\x05\x12\x15\n\x11NODE_KIND_SEGMENT\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lineal/api/lineage/v1/graph.proto\x12\x15lineal.api.lineage.v1\"c\n\x04Node\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.lineal.api.lineage.v1.NodeKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x0c\n\x04type\x18\x04 \x01(\t\"r\n\x04\x45\x64ge\x12+\n\x06source\x18\x01 \x01(\x0b\x32\x1b.lineal.api.lineage.v1.Node\x12+\n\x06target\x18\x02 \x01(\x0b\x32\x1b.lineal.api.lineage.v1.Node\x12\x10\n\x08possible\x18\x03 \x01(\x08*\xc5\x01\n\x08NodeKind\x12\x19\n\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fNODE_KIND_BATCH\x10\x01\x12\x16\n\x12NODE_KIND_SNAPSHOT\x10\x02\x12\x1a\n\x16NODE_KIND_TRAINING_SET\x10\x03\x12\x11\n\rNODE_KIND_RUN\x10\x04\x12\x14\n\x10NODE_KIND_BUNDLE\x10\x05\x12\x15\n\x11NODE_KIND_SEGMENT\x10\x06\x12\x15\n\x11NODE_KIND_SCORING\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.lineage.v1.graph
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NODEKIND']._serialized_start=278
-  _globals['_NODEKIND']._serialized_end=452
+  _globals['_NODEKIND']._serialized_end=475
   _globals['_NODE']._serialized_start=60
   _globals['_NODE']._serialized_end=159
   _globals['_EDGE']._serialized_start=161

@@ -37,6 +37,8 @@ class _NodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeKind.Val
     """A bundle, named by its digest."""
     NODE_KIND_SEGMENT: _NodeKind.ValueType  # 6
     """A sealed segment of prediction records, named by its digest."""
+    NODE_KIND_SCORING: _NodeKind.ValueType  # 7
+    """A scoring of many rows, named by the digest of its result."""
 
 class NodeKind(_NodeKind, metaclass=_NodeKindEnumTypeWrapper):
     """What a node of the lineage graph stands for."""
@@ -55,6 +57,8 @@ NODE_KIND_BUNDLE: NodeKind.ValueType  # 5
 """A bundle, named by its digest."""
 NODE_KIND_SEGMENT: NodeKind.ValueType  # 6
 """A sealed segment of prediction records, named by its digest."""
+NODE_KIND_SCORING: NodeKind.ValueType  # 7
+"""A scoring of many rows, named by the digest of its result."""
 Global___NodeKind: _TypeAlias = NodeKind  # noqa: Y015
 
 @_typing.final

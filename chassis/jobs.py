@@ -1,8 +1,14 @@
-"""Run a job in a process of its own and follow it."""
+"""Heavy work of a service in a process of its own: `run_job` follows it, `work` is what the process does.
+
+The process reads one JSON document from a line of standard input, writes progress and at last the result as JSON lines
+to standard output, and ends at once when standard input closes: a service that dies takes its jobs with it.
+"""
 
 import asyncio
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,10 +24,11 @@ class JobCrashed(LinealError):
 
 
 Report = Callable[[str, int, int], None]
+Spec = Mapping[str, Any]
 
 
-async def run_job(spec: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """Run one job; return its result.
+async def run_job(module: str, spec: Spec, report: Report) -> dict[str, Any]:
+    """Run one job, `python -m module`; return its result.
 
     `report` gets stage, steps done and steps. Raises JobFailed with the job's own words, JobCrashed when its process
     dies. Cancelling kills the process.
@@ -29,7 +36,7 @@ async def run_job(spec: Mapping[str, Any], report: Report) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "services.trainer.job",
+        module,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -44,7 +51,7 @@ async def run_job(spec: Mapping[str, Any], report: Report) -> dict[str, Any]:
         process.stdin.write(json.dumps(spec).encode() + b"\n")
         await process.stdin.drain()
         async for line in process.stdout:
-            # CatBoost may write lines of its own.
+            # Libraries may write lines of their own.
             if line.startswith(b"{"):
                 last = json.loads(line)
                 if "stage" in last:
@@ -61,3 +68,30 @@ async def run_job(spec: Mapping[str, Any], report: Report) -> dict[str, Any]:
     if "failure" in last:
         raise JobFailed(str(last["failure"]))
     raise JobCrashed(f"the job's process ended with code {code}: {text.splitlines()[-1] if text else 'no message'}")
+
+
+def work(do: Callable[[Spec, Report], Mapping[str, Any]]) -> int:
+    """Do one job in this process; return its exit code. What raises ValueError ends as JobFailed with its words."""
+    spec = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        result = do(spec, _report)
+    except ValueError as error:
+        _write({"failure": str(error)})
+        return 0
+    _write({"result": result})
+    return 0
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _report(stage: str, done: int, steps: int) -> None:
+    _write({"stage": stage, "done": done, "steps": steps})
+
+
+def _write(value: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

@@ -1,6 +1,5 @@
-"""What of a build is done: results of steps by name, kept until the build ends, so that a second call goes on."""
+"""What of long work is done: results of its steps by name, kept until it ends, so that a second call goes on."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,33 +12,21 @@ from typing import Any
 import fsspec
 
 from chassis.leftovers import BUILDS
-from services.features.steps import Plan
-
-# Part of a build's name: results of steps that worked differently are not taken over.
-_STEPS = 2
-
-
-def name_of(plan: Plan) -> str:
-    """Return the name of a build, the same for the same inputs."""
-    declared = [plan.feature_set.hex(), {name: view.hex() for name, view in plan.views.items()}]
-    sources = {name: [source.declaration, source.files] for name, source in plan.sources.items()}
-    span = [plan.span.start, plan.span.end, plan.span.label_known, plan.span.share]
-    return hashlib.sha256(json.dumps([_STEPS, declared, sources, span], sort_keys=True).encode()).hexdigest()
 
 
 class Journal:
-    """The results of one build in a file of the service, and the store of what they name."""
+    """The results of one piece of work in a file of the service, and the store of what they name."""
 
     def __init__(self, folder: Path, name: str, artifacts: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{name}.jsonl"
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         if not lines:
-            # A name of its own: another instance of the service may build the same.
+            # A name of its own: another instance of the service may do the same.
             lines = [json.dumps(str(uuid.uuid4()))]
             self._path.write_text(lines[0] + "\n", encoding="utf-8")
         self.scratch = f"{artifacts}/{BUILDS}/{json.loads(lines[0])}"
-        # What is gone on with is young again, so that it is not collected as a build that was given up.
+        # What is gone on with is young again, so that it is not collected as work that was given up.
         with suppress(FileNotFoundError):
             os.utime(self.scratch)
         self._results: dict[str, Any] = {}
@@ -64,7 +51,7 @@ class Journal:
             os.fsync(file.fileno())
 
     def end(self) -> None:
-        """Forget the build and remove the results of its steps."""
+        """Forget the work and remove the results of its steps."""
         if "://" in self.scratch:
             store, root = fsspec.core.url_to_fs(self.scratch)
             if store.exists(root):
