@@ -34,7 +34,7 @@ from lineal.plan import plan as compare
 from lineal.profile import Profile
 from lineal.project import Definition, read_project
 from lineal.quarantine import Quarantine
-from lineal.reasons import reasons
+from lineal.reasons import explained
 from lineal.registered import read_registered
 from lineal.retiring import retire
 from lineal.sending import Ingested as Ingested
@@ -264,7 +264,8 @@ class Client:
 
     def reasons(self, prediction_id: str) -> dict[str, float]:
         """Return how much each column moved a recorded prediction's raw score, the greatest first."""
-        return {each.column: each.contribution for each in reasons(self.services, prediction_id).contributions}
+        found = explained(self.services, prediction_id).explanations[0]
+        return {each.column: each.contribution for each in found.contributions}
 
     def check_parity(
         self, endpoint: str, *, predictions: int = 0, start: datetime | None = None, end: datetime | None = None

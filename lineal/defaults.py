@@ -6,6 +6,8 @@ from lineal.api.registry.v1.endpoint_pb2 import Endpoint, MonitoringPolicy, Rele
 from lineal.api.registry.v1.model_pb2 import GatePolicy, Model
 
 _GATES = GatePolicy(min_rows=500, max_auc_loss=0.01, max_brier_increase=0.005, max_rmse_increase=0.02)
+# As many as Regulation B's official interpretation has of an adverse action: 12 CFR 1002, comment 9(b)(2)-1.
+_REASONS = 4
 _RELEASE = ReleasePolicy(
     shadow_units=200,
     canary_shares=[0.05, 0.25, 0.5],
@@ -24,13 +26,15 @@ _MONITORING = MonitoringPolicy(
 
 
 def model_with_defaults(model: Model) -> Model:
-    """Return the model with unset gate limits filled in."""
+    """Return the model with unset gate limits, and of its explanations the number of reasons, filled in."""
     filled = Model()
     filled.CopyFrom(model)
     gates = filled.gates
     for name in ("min_rows", "max_auc_loss", "max_brier_increase", "max_rmse_increase"):
         if not getattr(gates, name):
             setattr(gates, name, getattr(_GATES, name))
+    if filled.HasField("explanations") and not filled.explanations.most_reasons:
+        filled.explanations.most_reasons = _REASONS
     return filled
 
 

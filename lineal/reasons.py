@@ -1,4 +1,4 @@
-"""Why a prediction has its score: what was scored comes from its record, the contributions from serving."""
+"""Why a prediction has its score: what was scored comes from its record, contributions and reasons from serving."""
 
 from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
@@ -7,8 +7,8 @@ from lineal.calls import Services
 from lineal.trace import served
 
 
-def reasons(services: Services, prediction_id: str) -> serving_api.Explanation:
-    """Return how much each column moved a recorded prediction's score, as it was served.
+def explained(services: Services, prediction_id: str) -> serving_api.ExplainResponse:
+    """Return how much each column moved a recorded prediction's score, as it was served, and the reasons to tell.
 
     Raises CallFailed when the prediction is unknown, or when its bundle no longer has an arm on the endpoint.
     """
@@ -24,5 +24,5 @@ def reasons(services: Services, prediction_id: str) -> serving_api.Explanation:
         columns.append(column)
     record = found.prediction
     asked = serving_api.ExplainRequest(endpoint=record.endpoint, bundle_digest=record.bundle_digest, columns=columns)
-    explanation: serving_api.Explanation = services.serving.call("Explain", asked).explanations[0]
+    explanation: serving_api.ExplainResponse = services.serving.call("Explain", asked)
     return explanation

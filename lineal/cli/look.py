@@ -12,13 +12,14 @@ from lineal.api.monitor.v1.report_pb2 import AlarmKind
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import SagaKind, SagaState
 from lineal.api.registry.v1.model_pb2 import BundleState
+from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.api.trainer.v1.run_pb2 import RunState
-from lineal.cli.output import console, moment, options, plain, short, show
+from lineal.cli.output import console, moment, options, plain, say, short, show
 from lineal.cli.work import connect
 from lineal.errors import LinealError
 from lineal.explain import View, differences
-from lineal.reasons import reasons
+from lineal.reasons import explained
 from lineal.trace import Trace, served
 from lineal.trace import trace as follow
 
@@ -136,17 +137,36 @@ def explain(
     prediction: Annotated[str, typer.Argument(help="Id of a prediction.")],
     limit: Annotated[int, typer.Option("--limit", "-n", help="Show so many columns; 0 is all.", min=0)] = 12,
 ) -> None:
-    """Show how much each column moved a prediction's score, as it was served: exact SHAP values."""
+    """Show how much each column moved a prediction's score (exact SHAP values), and the reasons to tell."""
     with connect() as client:
-        found = reasons(client.services, prediction)
+        response = explained(client.services, prediction)
+    found = response.explanations[0]
     rows = [
         (each.column, str(getattr(each, each.WhichOneof("value") or "", "")), f"{each.contribution:+.4f}")
         for each in found.contributions[: limit or None]
     ]
-    show(found, ("column", "value", "contribution"), rows)
+    show(response, ("column", "value", "contribution"), rows)
     if not options.json:
         raw = f"raw score {found.raw_score:.4f}, where {found.expected_raw_score:.4f} is expected"
         console.print(f"score {found.score:.4f}; {raw} and the columns' contributions make the difference")
+        _say_reasons(response)
+
+
+def _say_reasons(response: serving_api.ExplainResponse) -> None:
+    if response.without_reasons:
+        say(f"no reasons: {response.without_reasons}")
+        return
+    (found,), basis = response.explanations, response.basis
+    say(f"reasons {'against' if found.adverse else 'for'} this decision, reviewed by {basis.reviewed_by}:")
+    for number, reason in enumerate(found.reasons, 1):
+        text = f"{reason.code}: {reason.text}" if reason.code else "no reviewed reason covers this column"
+        say(f"  {number}. {text} ({', '.join(reason.columns)} {reason.contribution:+.4f})")
+    rows = (
+        f"{basis.reference_rows} rows of {short(basis.reference_digest)}"
+        if basis.reference_rows
+        else "the model's mean"
+    )
+    say(f"in comparison with {rows}; policy {short(basis.policy_digest)}")
 
 
 def trace_json(found: Trace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from services.registry import endpoint as endpoints
 from services.registry import evidence, past, projections, views
 from services.registry import model as models
 from services.registry import saga as sagas
+from services.registry.reviewing import review_view
 from services.registry.signing import Signing
 
 
@@ -73,14 +74,12 @@ class Registry:
 
     async def model(self, name: str, as_of: AsOf | None = None) -> api.GetModelResponse:
         """Return a model, now or then. Raises ModelUnknown."""
-        if as_of:
-            found = views.model_state(until(await self._log.read_stream(f"model/{name}"), as_of))
-        else:
-            found = (await self._models.load(name)).state
+        events = until(await self._log.read_stream(f"model/{name}"), as_of)
+        found = views.model_state(events)
         if found.model is None:
             then = "was not declared then" if as_of else "was never declared"
             raise ModelUnknown(f"model {name!r} {then}; `lineal apply` declares it")
-        return api.GetModelResponse(model=found.model, retired=found.retired)
+        return api.GetModelResponse(model=found.model, retired=found.retired, review=review_view(events))
 
     async def models_page(self, request: api.ListModelsRequest) -> api.ListModelsResponse:
         """Return a page of models by name, and the token of the next."""

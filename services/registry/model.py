@@ -8,9 +8,11 @@ from google.protobuf.message import Message
 from chassis.aggregate import Decider
 from chassis.errors import FieldViolation, InvalidArgument
 from chassis.retirement import refuse_used
-from lineal.api.registry.v1.events_pb2 import ModelRegistered, ModelRetired
+from lineal.api.registry.v1.events_pb2 import ExplanationsReviewed, ModelRegistered, ModelRetired
+from lineal.api.registry.v1.explanation_pb2 import ExplanationPolicy
 from lineal.api.registry.v1.model_pb2 import Model
 from lineal.defaults import model_with_defaults
+from services.registry import explanation
 from services.registry.names import check_name
 
 
@@ -20,10 +22,21 @@ class ModelInvalid(InvalidArgument):
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model as declared last; None before the first declaration."""
+    """A model as declared last; None before the first declaration.
+
+    `reviewed` tells whether its explanation policy was found right as it is declared.
+    """
 
     model: Model | None = None
     retired: bool = False
+    reviewed: bool = False
+
+    @property
+    def explanations(self) -> ExplanationPolicy | None:
+        """The explanation policy, None without one."""
+        if self.model is None or not self.model.HasField("explanations"):
+            return None
+        return self.model.explanations
 
 
 def register(state: ModelState, model: Model) -> Sequence[Message]:
@@ -50,7 +63,10 @@ def evolve(state: ModelState, event: Message) -> ModelState:
     """Apply one event."""
     match event:
         case ModelRegistered():
-            return ModelState(event.model)
+            declared = ModelState(event.model)
+            return replace(declared, reviewed=state.reviewed and declared.explanations == state.explanations)
+        case ExplanationsReviewed():
+            return replace(state, reviewed=True)
         case ModelRetired():
             return replace(state, retired=True)
         case _:
@@ -92,4 +108,6 @@ def _check_policies(model: Model) -> list[FieldViolation]:
         found.append(
             FieldViolation("model.retrain.on_alarm", "needs a feature_set: an imported model cannot be retrained here")
         )
+    if model.HasField("explanations"):
+        found += explanation.check(model.explanations)
     return found

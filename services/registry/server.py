@@ -9,6 +9,7 @@ from services.registry.application import Registry
 from services.registry.keys import Keys
 from services.registry.leases import Leases
 from services.registry.projections import RegistryTables
+from services.registry.reviewing import Reviewing
 from services.registry.servicer import RegistryServicer
 from services.registry.settings import Settings
 from services.registry.signing import Signing
@@ -26,6 +27,11 @@ async def build(harness: Harness) -> None:
     harness.add_task("leases", leases.run)
     harness.add_servicer(
         add_RegistryServiceServicer_to_server,
-        RegistryServicer(Registry(harness.log, harness.artifacts, tables, signing), leases, signing),
+        RegistryServicer(
+            Registry(harness.log, harness.artifacts, tables, signing),
+            leases,
+            signing,
+            Reviewing(harness.log, harness.artifacts),
+        ),
         registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name,
     )

@@ -8,6 +8,7 @@ from lineal.api.registry.v1.registry_service_pb2_grpc import RegistryServiceServ
 from services.registry import replica
 from services.registry.application import Registry
 from services.registry.leases import Leases
+from services.registry.reviewing import Reviewing
 from services.registry.signing import Signing
 
 Context = Any
@@ -16,10 +17,11 @@ Context = Any
 class RegistryServicer(RegistryServiceServicer):
     """`lineal.api.registry.v1.RegistryService`."""
 
-    def __init__(self, registry: Registry, leases: Leases, signing: Signing) -> None:
+    def __init__(self, registry: Registry, leases: Leases, signing: Signing, reviewing: Reviewing) -> None:
         self._registry = registry
         self._leases = leases
         self._signing = signing
+        self._reviewing = reviewing
 
     async def RegisterModel(self, request: api.RegisterModelRequest, context: Context) -> api.RegisterModelResponse:
         position = await self._registry.register_model(request_id=request.request_id, model=request.model)
@@ -36,6 +38,17 @@ class RegistryServicer(RegistryServiceServicer):
             request_id=request.request_id, name=request.name, reason=request.reason
         )
         return api.RetireModelResponse(position=position)
+
+    async def ReviewExplanations(
+        self, request: api.ReviewExplanationsRequest, context: Context
+    ) -> api.ReviewExplanationsResponse:
+        position = await self._reviewing.review(
+            request_id=request.request_id,
+            model=request.model,
+            digest=request.policy_digest,
+            reason=request.reason,
+        )
+        return api.ReviewExplanationsResponse(position=position)
 
     async def RegisterBundle(self, request: api.RegisterBundleRequest, context: Context) -> api.RegisterBundleResponse:
         position = await self._registry.register_bundle(

@@ -11,6 +11,7 @@ from chassis.errors import LinealError, NotFound, RuleViolated, Unavailable
 from chassis.events import EventLog
 from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, RefusedArms
 from services.serving.loader import Loader
+from services.serving.policies import ReviewedPolicy
 from services.serving.routing import Routes
 from services.serving.standing import TYPES, Standing
 from tabular.scorer import Scorer
@@ -102,6 +103,10 @@ class ArmTable:
         refused = self._refused.get(endpoint)
         why = refused.reason if refused else "release a bundle first, for example with `lineal train`"
         raise NoChampion(f"endpoint {endpoint!r} has no champion: {why}")
+
+    def policy(self, endpoint: str) -> ReviewedPolicy | None:
+        """Return the reviewed explanation policy of an endpoint's model, None without one. Raises as `get` does."""
+        return self._standing.policies.of(self.get(endpoint).endpoint.model)
 
     async def check(self) -> None:
         """Raise while the history has not been read.

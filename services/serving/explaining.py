@@ -1,4 +1,4 @@
-"""Explanations: how much each column moved the score of a row, computed apart from predictions."""
+"""Explanations: how much each column moved the score of a row, and the reasons to tell, apart from predictions."""
 
 import asyncio
 import math
@@ -6,15 +6,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 
+from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, Unavailable
-from lineal.api.serving.v1.serving_service_pb2 import Contribution, ExplainResponse, Explanation
+from lineal.api.serving.v1.serving_service_pb2 import Contribution, ExplainResponse, Explanation, ReasonBasis
+from services.serving.arms import ArmTable
+from services.serving.policies import ReviewedPolicy
+from services.serving.population import population_of
 from services.serving.predictor import Predictor, Scored
+from services.serving.reasons import Reference, adverse, reasons_of, reference_of
 from services.serving.request import Request
 
 MOST_ROWS = 1_000
 # Calls that compute or wait; an explanation costs a hundred predictions or more, so more would only wait in vain.
 _MOST_CALLS = 8
+_MOST_REFERENCES = 64
 
 
 class TooManyRows(InvalidArgument):
@@ -28,10 +35,14 @@ class ExplanationsBusy(Unavailable):
 class Explainer:
     """Explains rows in one thread of its own, so that predictions keep the other cores."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, arms: ArmTable, artifacts: ArtifactStore) -> None:
         self._predictor = predictor
+        self._arms = arms
+        self._artifacts = artifacts
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explanations")
         self._calls = 0
+        # By bundle and policy: neither changes, and SHAP values of hundreds of rows take a while.
+        self._references: dict[tuple[str, str], Reference] = {}
 
     async def explain(self, request: Request) -> ExplainResponse:
         """Explain the scores of rows. Raises TooManyRows, ExplanationsBusy, and what predicting them raises."""
@@ -43,8 +54,9 @@ class Explainer:
         self._calls += 1
         try:
             scored = await self._predictor.score(request)
+            reviewed = self._arms.policy(request.endpoint)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, _explained, scored)
+            return await loop.run_in_executor(self._thread, self._explained, scored, reviewed)
         finally:
             self._calls -= 1
 
@@ -52,28 +64,69 @@ class Explainer:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
+    def _explained(self, scored: Scored, reviewed: ReviewedPolicy | None) -> ExplainResponse:
+        response = ExplainResponse(bundle_digest=scored.arm.bundle_digest)
+        decisions = scored.scorer.decide(scored.scores.calibrated)
+        raw, score = scored.raw_of(decisions.tolist()).tolist(), scored.scores.answered.tolist()
+        contributions = scored.scorer.contributions(scored.vectors)
+        if contributions.ndim > 2:
+            # What moved the class that was decided for.
+            contributions = contributions[np.arange(len(raw)), decisions]
+        for row, (*moved, expected) in enumerate(contributions.tolist()):
+            values = list(_values(scored, row))
+            for each, contribution in zip(values, moved, strict=True):
+                each.contribution = contribution
+            response.explanations.append(
+                Explanation(
+                    expected_raw_score=expected,
+                    raw_score=raw[row],
+                    score=score[row],
+                    contributions=sorted(values, key=lambda each: -abs(each.contribution)),
+                )
+            )
+        if reviewed is None:
+            response.without_reasons = "the model has no reviewed explanations; `lineal review` shows what is declared"
+        elif scored.scorer.bundle.problem == "multiclass":
+            response.without_reasons = "a model of several classes has no adverse side"
+        else:
+            self._add_reasons(response, scored, reviewed, decisions, contributions)
+        return response
 
-def _explained(scored: Scored) -> ExplainResponse:
-    response = ExplainResponse(bundle_digest=scored.arm.bundle_digest)
-    decisions = scored.scorer.decide(scored.scores.calibrated).tolist()
-    raw, score = scored.raw_of(decisions).tolist(), scored.scores.answered.tolist()
-    contributions = scored.scorer.contributions(scored.vectors)
-    if contributions.ndim > 2:
-        # What moved the class that was decided for.
-        contributions = contributions[np.arange(len(raw)), decisions]
-    for row, (*moved, expected) in enumerate(contributions.tolist()):
-        values = list(_values(scored, row))
-        for each, contribution in zip(values, moved, strict=True):
-            each.contribution = contribution
-        response.explanations.append(
-            Explanation(
-                expected_raw_score=expected,
-                raw_score=raw[row],
-                score=score[row],
-                contributions=sorted(values, key=lambda each: -abs(each.contribution)),
+    def _add_reasons(
+        self,
+        response: ExplainResponse,
+        scored: Scored,
+        reviewed: ReviewedPolicy,
+        decisions: npt.NDArray[np.uint32],
+        contributions: npt.NDArray[np.float64],
+    ) -> None:
+        reference = self._reference(scored, reviewed, float(contributions[0, -1]))
+        response.basis.CopyFrom(
+            ReasonBasis(
+                policy_digest=reviewed.digest,
+                reviewed_by=reviewed.reviewed_by,
+                reference_digest=reference.digest,
+                reference_rows=reference.rows,
+                reference_raw_score=reference.raw_score,
             )
         )
-    return response
+        names = [column.name for column in scored.scorer.bundle.columns]
+        decided = scored.scorer.bundle.problem != "regression"
+        against = adverse(reviewed.policy, decisions) | (not decided)
+        moved = (contributions - reference.contributions).tolist()
+        for explanation, row, wrong in zip(response.explanations, moved, against.tolist(), strict=True):
+            explanation.adverse = wrong and decided
+            columns = dict(zip(names, row, strict=False))
+            explanation.reasons.extend(reasons_of(reviewed.policy, columns, against=wrong))
+
+    def _reference(self, scored: Scored, reviewed: ReviewedPolicy, expected: float) -> Reference:
+        key = scored.arm.bundle_digest, reviewed.digest
+        if key not in self._references:
+            if len(self._references) >= _MOST_REFERENCES:
+                self._references.pop(next(iter(self._references)))
+            population = population_of(scored.scorer.bundle, self._artifacts)
+            self._references[key] = reference_of(scored.scorer, population, reviewed.policy, expected)
+        return self._references[key]
 
 
 def _values(scored: Scored, row: int) -> Iterator[Contribution]:

@@ -48,7 +48,7 @@ async def build(harness: Harness) -> None:
     harness.add_metrics(serving_metrics(arms.names, recorder.counters, durations))
     lookups = Lookups(harness.channel("features"))
     predictor = Predictor(arms, lookups, recorder, lease, harness.clock, harness.telemetry.tracer, durations)
-    explainer = Explainer(predictor)
+    explainer = Explainer(predictor, arms, harness.artifacts)
 
     @asynccontextmanager
     async def life() -> AsyncIterator[None]:

@@ -19,7 +19,8 @@ from lineal.api.registry.v1.events_pb2 import (
     EndpointSuspended,
     GatesEvaluated,
 )
-from services.serving import signatures
+from services.serving import policies, signatures
+from services.serving.policies import Policies
 from services.serving.signatures import Signatures
 
 TYPES: tuple[type[Message], ...] = (
@@ -31,6 +32,7 @@ TYPES: tuple[type[Message], ...] = (
     EndpointResumed,
     EndpointSuspended,
     GatesEvaluated,
+    *policies.TYPES,
     *signatures.TYPES,
 )
 
@@ -67,6 +69,7 @@ class Standing:
     def __init__(self, signatures: Signatures) -> None:
         self._signatures = signatures
         self.endpoints: dict[str, EndpointArms] = {}
+        self.policies = Policies()
         self._bundles: dict[str, BundleAttestations] = {}
 
     def apply(self, events: Iterable[Event]) -> set[str]:
@@ -74,6 +77,7 @@ class Standing:
         changed: set[str] = set()
         for event in events:
             self._signatures.apply(event)
+            self.policies.apply(event)
             match event.message:
                 case EndpointRegistered() as message:
                     name = message.endpoint.name

@@ -696,3 +696,33 @@ class SigningKeyRevoked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SigningKeyRevoked: _TypeAlias = SigningKeyRevoked  # noqa: Y015
+
+@_typing.final
+class ExplanationsReviewed(_message.Message):
+    """A person found a model's explanation policy right, who had not declared it; it counts from now on. Stream `model/<name>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    policy_digest: _builtins.str
+    """Digest of the policy: of its serialised message, which is an artifact."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        policy_digest: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "policy_digest", b"policy_digest", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplanationsReviewed: _TypeAlias = ExplanationsReviewed  # noqa: Y015

@@ -24,28 +24,29 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lineal.api.registry.v1 import explanation_pb2 as lineal_dot_api_dot_registry_dot_v1_dot_explanation__pb2
 from lineal.api.trainer.v1 import run_pb2 as lineal_dot_api_dot_trainer_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lineal/api/registry/v1/model.proto\x12\x16lineal.api.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flineal/api/trainer/v1/run.proto\"\x97\x01\n\nGatePolicy\x12\x10\n\x08min_rows\x18\x01 \x01(\x04\x12\x0f\n\x07min_auc\x18\x02 \x01(\x01\x12\x14\n\x0cmax_auc_loss\x18\x03 \x01(\x01\x12\x1a\n\x12max_brier_increase\x18\x04 \x01(\x01\x12\x19\n\x11\x61pproval_required\x18\x05 \x01(\x08\x12\x19\n\x11max_rmse_increase\x18\x06 \x01(\x01\"{\n\rRetrainPolicy\x12\x10\n\x08on_alarm\x18\x01 \x01(\x08\x12+\n\x08\x63ooldown\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lookback\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf0\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x04 \x01(\t\x12\x35\n\nparameters\x18\x05 \x01(\x0b\x32!.lineal.api.trainer.v1.Parameters\x12\x31\n\x05gates\x18\x06 \x01(\x0b\x32\".lineal.api.registry.v1.GatePolicy\x12\x36\n\x07retrain\x18\x07 \x01(\x0b\x32%.lineal.api.registry.v1.RetrainPolicy\";\n\nGateResult\x12\x0c\n\x04gate\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0f\n\x07\x66inding\x18\x03 \x01(\t\"\xe2\x02\n\x06\x42undle\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x04 \x01(\t\x12\x32\n\x05state\x18\x05 \x01(\x0e\x32#.lineal.api.registry.v1.BundleState\x12\x31\n\x05gates\x18\x06 \x03(\x0b\x32\".lineal.api.registry.v1.GateResult\x12\x19\n\x11\x65valuation_digest\x18\x07 \x01(\t\x12\x12\n\ndecided_by\x18\x08 \x01(\t\x12\x17\n\x0f\x64\x65\x63ision_reason\x18\t \x01(\t\x12\x31\n\rregister_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x0b \x01(\x04\x12\x18\n\x10signature_digest\x18\x0c \x01(\t\"\xb7\x01\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\t\x12,\n\x08\x61\x64\x64_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrevoke_reason\x18\x05 \x01(\t\x12\x0f\n\x07trusted\x18\x06 \x01(\x08*\x98\x01\n\x0b\x42undleState\x12\x1c\n\x18\x42UNDLE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42UNDLE_STATE_REGISTERED\x10\x01\x12\x16\n\x12\x42UNDLE_STATE_GATED\x10\x02\x12\x1b\n\x17\x42UNDLE_STATE_RELEASABLE\x10\x03\x12\x19\n\x15\x42UNDLE_STATE_REJECTED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lineal/api/registry/v1/model.proto\x12\x16lineal.api.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(lineal/api/registry/v1/explanation.proto\x1a\x1flineal/api/trainer/v1/run.proto\"\x97\x01\n\nGatePolicy\x12\x10\n\x08min_rows\x18\x01 \x01(\x04\x12\x0f\n\x07min_auc\x18\x02 \x01(\x01\x12\x14\n\x0cmax_auc_loss\x18\x03 \x01(\x01\x12\x1a\n\x12max_brier_increase\x18\x04 \x01(\x01\x12\x19\n\x11\x61pproval_required\x18\x05 \x01(\x08\x12\x19\n\x11max_rmse_increase\x18\x06 \x01(\x01\"{\n\rRetrainPolicy\x12\x10\n\x08on_alarm\x18\x01 \x01(\x08\x12+\n\x08\x63ooldown\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lookback\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb1\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x04 \x01(\t\x12\x35\n\nparameters\x18\x05 \x01(\x0b\x32!.lineal.api.trainer.v1.Parameters\x12\x31\n\x05gates\x18\x06 \x01(\x0b\x32\".lineal.api.registry.v1.GatePolicy\x12\x36\n\x07retrain\x18\x07 \x01(\x0b\x32%.lineal.api.registry.v1.RetrainPolicy\x12?\n\x0c\x65xplanations\x18\x08 \x01(\x0b\x32).lineal.api.registry.v1.ExplanationPolicy\";\n\nGateResult\x12\x0c\n\x04gate\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0f\n\x07\x66inding\x18\x03 \x01(\t\"\xe2\x02\n\x06\x42undle\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x1b\n\x13training_set_digest\x18\x04 \x01(\t\x12\x32\n\x05state\x18\x05 \x01(\x0e\x32#.lineal.api.registry.v1.BundleState\x12\x31\n\x05gates\x18\x06 \x03(\x0b\x32\".lineal.api.registry.v1.GateResult\x12\x19\n\x11\x65valuation_digest\x18\x07 \x01(\t\x12\x12\n\ndecided_by\x18\x08 \x01(\t\x12\x17\n\x0f\x64\x65\x63ision_reason\x18\t \x01(\t\x12\x31\n\rregister_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x0b \x01(\x04\x12\x18\n\x10signature_digest\x18\x0c \x01(\t\"\xb7\x01\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\t\x12,\n\x08\x61\x64\x64_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrevoke_reason\x18\x05 \x01(\t\x12\x0f\n\x07trusted\x18\x06 \x01(\x08*\x98\x01\n\x0b\x42undleState\x12\x1c\n\x18\x42UNDLE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42UNDLE_STATE_REGISTERED\x10\x01\x12\x16\n\x12\x42UNDLE_STATE_GATED\x10\x02\x12\x1b\n\x17\x42UNDLE_STATE_RELEASABLE\x10\x03\x12\x19\n\x15\x42UNDLE_STATE_REJECTED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.registry.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BUNDLESTATE']._serialized_start=1287
-  _globals['_BUNDLESTATE']._serialized_end=1439
-  _globals['_GATEPOLICY']._serialized_start=161
-  _globals['_GATEPOLICY']._serialized_end=312
-  _globals['_RETRAINPOLICY']._serialized_start=314
-  _globals['_RETRAINPOLICY']._serialized_end=437
-  _globals['_MODEL']._serialized_start=440
-  _globals['_MODEL']._serialized_end=680
-  _globals['_GATERESULT']._serialized_start=682
-  _globals['_GATERESULT']._serialized_end=741
-  _globals['_BUNDLE']._serialized_start=744
-  _globals['_BUNDLE']._serialized_end=1098
-  _globals['_SIGNINGKEY']._serialized_start=1101
-  _globals['_SIGNINGKEY']._serialized_end=1284
+  _globals['_BUNDLESTATE']._serialized_start=1394
+  _globals['_BUNDLESTATE']._serialized_end=1546
+  _globals['_GATEPOLICY']._serialized_start=203
+  _globals['_GATEPOLICY']._serialized_end=354
+  _globals['_RETRAINPOLICY']._serialized_start=356
+  _globals['_RETRAINPOLICY']._serialized_end=479
+  _globals['_MODEL']._serialized_start=482
+  _globals['_MODEL']._serialized_end=787
+  _globals['_GATERESULT']._serialized_start=789
+  _globals['_GATERESULT']._serialized_end=848
+  _globals['_BUNDLE']._serialized_start=851
+  _globals['_BUNDLE']._serialized_end=1205
+  _globals['_SIGNINGKEY']._serialized_start=1208
+  _globals['_SIGNINGKEY']._serialized_end=1391
 # @@protoc_insertion_point(module_scope)

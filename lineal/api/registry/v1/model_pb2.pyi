@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lineal.api.registry.v1 import explanation_pb2 as _explanation_pb2
 from lineal.api.trainer.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
 import sys
@@ -145,6 +146,7 @@ class Model(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     GATES_FIELD_NUMBER: _builtins.int
     RETRAIN_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: lowercase letters, digits, hyphen and underscore."""
     description: _builtins.str
@@ -165,6 +167,10 @@ class Model(_message.Message):
     def retrain(self) -> Global___RetrainPolicy:
         """When it is retrained."""
 
+    @_builtins.property
+    def explanations(self) -> _explanation_pb2.ExplanationPolicy:
+        """How its decisions are explained to whom they are about; unset gives no reasons."""
+
     def __init__(
         self,
         *,
@@ -175,10 +181,11 @@ class Model(_message.Message):
         parameters: _run_pb2.Parameters | None = ...,
         gates: Global___GatePolicy | None = ...,
         retrain: Global___RetrainPolicy | None = ...,
+        explanations: _explanation_pb2.ExplanationPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gates", b"gates", "parameters", b"parameters", "retrain", b"retrain"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "gates", b"gates", "parameters", b"parameters", "retrain", b"retrain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "feature_set", b"feature_set", "gates", b"gates", "name", b"name", "owner", b"owner", "parameters", b"parameters", "retrain", b"retrain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "explanations", b"explanations", "feature_set", b"feature_set", "gates", b"gates", "name", b"name", "owner", b"owner", "parameters", b"parameters", "retrain", b"retrain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from lineal.api.registry.v1 import endpoint_pb2 as _endpoint_pb2
+from lineal.api.registry.v1 import explanation_pb2 as _explanation_pb2
 from lineal.api.registry.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
@@ -116,25 +117,87 @@ class GetModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     retired: _builtins.bool
     """Whether it is retired, or was then."""
     @_builtins.property
     def model(self) -> _model_pb2.Model:
         """The model."""
 
+    @_builtins.property
+    def review(self) -> _explanation_pb2.ExplanationReview:
+        """Where the review of its explanation policy stands; unset when it has none."""
+
     def __init__(
         self,
         *,
         model: _model_pb2.Model | None = ...,
         retired: _builtins.bool = ...,
+        review: _explanation_pb2.ExplanationReview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "review", b"review"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "retired", b"retired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "retired", b"retired", "review", b"review"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class ReviewExplanationsRequest(_message.Message):
+    """Request of ReviewExplanations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID of the command."""
+    model: _builtins.str
+    """Name of the model."""
+    policy_digest: _builtins.str
+    """Digest of the policy that was read, as GetModel has it."""
+    reason: _builtins.str
+    """Why it is right."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        policy_digest: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "policy_digest", b"policy_digest", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewExplanationsRequest: _TypeAlias = ReviewExplanationsRequest  # noqa: Y015
+
+@_typing.final
+class ReviewExplanationsResponse(_message.Message):
+    """Response of ReviewExplanations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Log position of the event, or of the newest one where it was reviewed already."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewExplanationsResponse: _TypeAlias = ReviewExplanationsResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

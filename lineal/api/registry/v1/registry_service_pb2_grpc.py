@@ -55,6 +55,11 @@ class RegistryServiceStub(object):
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelResponse.FromString,
                 _registered_method=True)
+        self.ReviewExplanations = channel.unary_unary(
+                '/lineal.api.registry.v1.RegistryService/ReviewExplanations',
+                request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ReviewExplanationsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ReviewExplanationsResponse.FromString,
+                _registered_method=True)
         self.RegisterBundle = channel.unary_unary(
                 '/lineal.api.registry.v1.RegistryService/RegisterBundle',
                 request_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RegisterBundleRequest.SerializeToString,
@@ -235,6 +240,14 @@ class RegistryServiceServicer(object):
     def RetireModel(self, request, context):
         """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
         brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReviewExplanations(self, request, context):
+        """Finds a model's explanation policy right, so that it counts. FAILED_PRECONDITION for a person who declared it, ABORTED when the
+        policy of that digest is not the one declared any more. Reviewing it again changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -482,6 +495,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RetireModel,
                     request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelRequest.FromString,
                     response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelResponse.SerializeToString,
+            ),
+            'ReviewExplanations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviewExplanations,
+                    request_deserializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ReviewExplanationsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ReviewExplanationsResponse.SerializeToString,
             ),
             'RegisterBundle': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterBundle,
@@ -743,6 +761,33 @@ class RegistryService(object):
             '/lineal.api.registry.v1.RegistryService/RetireModel',
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelRequest.SerializeToString,
             lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.RetireModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviewExplanations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.registry.v1.RegistryService/ReviewExplanations',
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ReviewExplanationsRequest.SerializeToString,
+            lineal_dot_api_dot_registry_dot_v1_dot_registry__service__pb2.ReviewExplanationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

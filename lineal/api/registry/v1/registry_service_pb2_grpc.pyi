@@ -43,6 +43,10 @@ class RegistryServiceStub:
     """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
     brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
     """
+    ReviewExplanations: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ReviewExplanationsRequest, _registry_service_pb2.ReviewExplanationsResponse]
+    """Finds a model's explanation policy right, so that it counts. FAILED_PRECONDITION for a person who declared it, ABORTED when the
+    policy of that digest is not the one declared any more. Reviewing it again changes nothing.
+    """
     RegisterBundle: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterBundleRequest, _registry_service_pb2.RegisterBundleResponse]
     """Makes a bundle known to its model. The manifest and every file it names must be in the artifact store and intact, else
     FAILED_PRECONDITION.
@@ -137,6 +141,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     RetireModel: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RetireModelRequest, _registry_service_pb2.RetireModelResponse]  # type: ignore[assignment]
     """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
     brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+    """
+    ReviewExplanations: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ReviewExplanationsRequest, _registry_service_pb2.ReviewExplanationsResponse]  # type: ignore[assignment]
+    """Finds a model's explanation policy right, so that it counts. FAILED_PRECONDITION for a person who declared it, ABORTED when the
+    policy of that digest is not the one declared any more. Reviewing it again changes nothing.
     """
     RegisterBundle: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterBundleRequest, _registry_service_pb2.RegisterBundleResponse]  # type: ignore[assignment]
     """Makes a bundle known to its model. The manifest and every file it names must be in the artifact store and intact, else
@@ -253,6 +261,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.RetireModelResponse, _abc.Awaitable[_registry_service_pb2.RetireModelResponse]]:
         """Retires a model: it takes no bundles, endpoints and retrains any more. FAILED_PRECONDITION names the endpoints that still serve it. Declaring it again
         brings it back. Retiring it again changes nothing. NOT_FOUND when it was never declared.
+        """
+
+    @_abc_1.abstractmethod
+    def ReviewExplanations(
+        self,
+        request: _registry_service_pb2.ReviewExplanationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ReviewExplanationsResponse, _abc.Awaitable[_registry_service_pb2.ReviewExplanationsResponse]]:
+        """Finds a model's explanation policy right, so that it counts. FAILED_PRECONDITION for a person who declared it, ABORTED when the
+        policy of that digest is not the one declared any more. Reviewing it again changes nothing.
         """
 
     @_abc_1.abstractmethod

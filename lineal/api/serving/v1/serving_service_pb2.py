@@ -26,7 +26,7 @@ from lineal.api.registry.v1 import endpoint_pb2 as lineal_dot_api_dot_registry_d
 from lineal.api.tabular.v1 import column_pb2 as lineal_dot_api_dot_tabular_dot_v1_dot_column__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/serving/v1/serving_service.proto\x12\x15lineal.api.serving.v1\x1a%lineal/api/registry/v1/endpoint.proto\x1a\"lineal/api/tabular/v1/column.proto\"\xac\x01\n\x0ePredictRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\x12.\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x1d.lineal.api.tabular.v1.Column\x12\x19\n\x11\x65vent_time_micros\x18\x05 \x03(\x03\x12\x14\n\x0cmin_position\x18\x06 \x01(\x04\"\xf4\x02\n\x0fPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eprediction_ids\x18\x02 \x03(\t\x12\x0e\n\x06scores\x18\x03 \x03(\x01\x12\x11\n\tdecisions\x18\x04 \x03(\r\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x12\n\ngeneration\x18\x07 \x01(\x04\x12\x18\n\x10\x66\x65\x61ture_position\x18\x08 \x01(\x04\x12Q\n\x0e\x66ield_statuses\x18\t \x03(\x0b\x32\x39.lineal.api.serving.v1.PredictResponse.FieldStatusesEntry\x12\x10\n\x08trace_id\x18\n \x01(\t\x12\x0f\n\x07\x63lasses\x18\x0b \x03(\t\x12\x14\n\x0c\x63lass_scores\x18\x0c \x03(\x01\x1a\x34\n\x12\x46ieldStatusesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"R\n\x18StreamPredictionsRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.lineal.api.serving.v1.PredictRequest\"\x86\x01\n\x19StreamPredictionsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12:\n\x08response\x18\x02 \x01(\x0b\x32&.lineal.api.serving.v1.PredictResponseH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06result\"\xaf\x01\n\x0e\x45xplainRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\x12.\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x1d.lineal.api.tabular.v1.Column\x12\x19\n\x11\x65vent_time_micros\x18\x05 \x03(\x03\x12\x14\n\x0cmin_position\x18\x06 \x01(\x04\"b\n\x0f\x45xplainResponse\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x38\n\x0c\x65xplanations\x18\x02 \x03(\x0b\x32\".lineal.api.serving.v1.Explanation\"\x87\x01\n\x0b\x45xplanation\x12\x1a\n\x12\x65xpected_raw_score\x18\x01 \x01(\x01\x12\x11\n\traw_score\x18\x02 \x01(\x01\x12\r\n\x05score\x18\x03 \x01(\x01\x12:\n\rcontributions\x18\x04 \x03(\x0b\x32#.lineal.api.serving.v1.Contribution\"_\n\x0c\x43ontribution\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x14\n\x0c\x63ontribution\x18\x04 \x01(\x01\x42\x07\n\x05value\"+\n\x17\x44\x65scribeEndpointRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"\xa8\x02\n\x18\x44\x65scribeEndpointResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x17\n\x0f\x63hampion_digest\x18\x03 \x01(\t\x12\x39\n\x07\x63olumns\x18\x04 \x03(\x0b\x32(.lineal.api.serving.v1.ColumnDescription\x12\x43\n\x11looked_up_columns\x18\x05 \x03(\x0b\x32(.lineal.api.serving.v1.ColumnDescription\x12)\n\x04\x61rms\x18\x06 \x03(\x0b\x32\x1b.lineal.api.registry.v1.Arm\x12\x11\n\tlabel_key\x18\x07 \x03(\t\x12\x12\n\nreplica_id\x18\x08 \x01(\t\"\x14\n\x12GetCountersRequest\"e\n\x13GetCountersResponse\x12:\n\tendpoints\x18\x01 \x03(\x0b\x32\'.lineal.api.serving.v1.EndpointCounters\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"Q\n\x11\x43olumnDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04type\x18\x02 \x01(\x0e\x32 .lineal.api.serving.v1.ValueType\"\xc8\x01\n\x10\x45ndpointCounters\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06served\x18\x02 \x01(\x04\x12\x0e\n\x06logged\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\x12\x0e\n\x06queued\x18\x05 \x01(\x04\x12\x17\n\x0f\x66\x61iled_requests\x18\x06 \x01(\x04\x12\x1a\n\x12refused_generation\x18\x07 \x01(\x04\x12\x0f\n\x07refusal\x18\x08 \x01(\t\x12\x1b\n\x13refused_generations\x18\t \x01(\x04*h\n\tValueType\x12\x1a\n\x16VALUE_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_TYPE_NUMBER\x10\x01\x12\x13\n\x0fVALUE_TYPE_TEXT\x10\x02\x12\x13\n\x0fVALUE_TYPE_TIME\x10\x03\x32\x9b\x04\n\x0eServingService\x12X\n\x07Predict\x12%.lineal.api.serving.v1.PredictRequest\x1a&.lineal.api.serving.v1.PredictResponse\x12z\n\x11StreamPredictions\x12/.lineal.api.serving.v1.StreamPredictionsRequest\x1a\x30.lineal.api.serving.v1.StreamPredictionsResponse(\x01\x30\x01\x12X\n\x07\x45xplain\x12%.lineal.api.serving.v1.ExplainRequest\x1a&.lineal.api.serving.v1.ExplainResponse\x12s\n\x10\x44\x65scribeEndpoint\x12..lineal.api.serving.v1.DescribeEndpointRequest\x1a/.lineal.api.serving.v1.DescribeEndpointResponse\x12\x64\n\x0bGetCounters\x12).lineal.api.serving.v1.GetCountersRequest\x1a*.lineal.api.serving.v1.GetCountersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lineal/api/serving/v1/serving_service.proto\x12\x15lineal.api.serving.v1\x1a%lineal/api/registry/v1/endpoint.proto\x1a\"lineal/api/tabular/v1/column.proto\"\xac\x01\n\x0ePredictRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\x12.\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x1d.lineal.api.tabular.v1.Column\x12\x19\n\x11\x65vent_time_micros\x18\x05 \x03(\x03\x12\x14\n\x0cmin_position\x18\x06 \x01(\x04\"\xf4\x02\n\x0fPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eprediction_ids\x18\x02 \x03(\t\x12\x0e\n\x06scores\x18\x03 \x03(\x01\x12\x11\n\tdecisions\x18\x04 \x03(\r\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x12\n\ngeneration\x18\x07 \x01(\x04\x12\x18\n\x10\x66\x65\x61ture_position\x18\x08 \x01(\x04\x12Q\n\x0e\x66ield_statuses\x18\t \x03(\x0b\x32\x39.lineal.api.serving.v1.PredictResponse.FieldStatusesEntry\x12\x10\n\x08trace_id\x18\n \x01(\t\x12\x0f\n\x07\x63lasses\x18\x0b \x03(\t\x12\x14\n\x0c\x63lass_scores\x18\x0c \x03(\x01\x1a\x34\n\x12\x46ieldStatusesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"R\n\x18StreamPredictionsRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.lineal.api.serving.v1.PredictRequest\"\x86\x01\n\x19StreamPredictionsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12:\n\x08response\x18\x02 \x01(\x0b\x32&.lineal.api.serving.v1.PredictResponseH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06result\"\xaf\x01\n\x0e\x45xplainRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x13\n\x0brouting_key\x18\x03 \x01(\t\x12.\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x1d.lineal.api.tabular.v1.Column\x12\x19\n\x11\x65vent_time_micros\x18\x05 \x03(\x03\x12\x14\n\x0cmin_position\x18\x06 \x01(\x04\"\xae\x01\n\x0f\x45xplainResponse\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x38\n\x0c\x65xplanations\x18\x02 \x03(\x0b\x32\".lineal.api.serving.v1.Explanation\x12\x31\n\x05\x62\x61sis\x18\x03 \x01(\x0b\x32\".lineal.api.serving.v1.ReasonBasis\x12\x17\n\x0fwithout_reasons\x18\x04 \x01(\t\"\x88\x01\n\x0bReasonBasis\x12\x15\n\rpolicy_digest\x18\x01 \x01(\t\x12\x13\n\x0breviewed_by\x18\x02 \x01(\t\x12\x18\n\x10reference_digest\x18\x03 \x01(\t\x12\x16\n\x0ereference_rows\x18\x04 \x01(\r\x12\x1b\n\x13reference_raw_score\x18\x05 \x01(\x01\"\xc8\x01\n\x0b\x45xplanation\x12\x1a\n\x12\x65xpected_raw_score\x18\x01 \x01(\x01\x12\x11\n\traw_score\x18\x02 \x01(\x01\x12\r\n\x05score\x18\x03 \x01(\x01\x12:\n\rcontributions\x18\x04 \x03(\x0b\x32#.lineal.api.serving.v1.Contribution\x12\x0f\n\x07\x61\x64verse\x18\x05 \x01(\x08\x12.\n\x07reasons\x18\x06 \x03(\x0b\x32\x1d.lineal.api.serving.v1.Reason\"K\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12\x14\n\x0c\x63ontribution\x18\x04 \x01(\x01\"_\n\x0c\x43ontribution\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x14\n\x0c\x63ontribution\x18\x04 \x01(\x01\x42\x07\n\x05value\"+\n\x17\x44\x65scribeEndpointRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"\xa8\x02\n\x18\x44\x65scribeEndpointResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x17\n\x0f\x63hampion_digest\x18\x03 \x01(\t\x12\x39\n\x07\x63olumns\x18\x04 \x03(\x0b\x32(.lineal.api.serving.v1.ColumnDescription\x12\x43\n\x11looked_up_columns\x18\x05 \x03(\x0b\x32(.lineal.api.serving.v1.ColumnDescription\x12)\n\x04\x61rms\x18\x06 \x03(\x0b\x32\x1b.lineal.api.registry.v1.Arm\x12\x11\n\tlabel_key\x18\x07 \x03(\t\x12\x12\n\nreplica_id\x18\x08 \x01(\t\"\x14\n\x12GetCountersRequest\"e\n\x13GetCountersResponse\x12:\n\tendpoints\x18\x01 \x03(\x0b\x32\'.lineal.api.serving.v1.EndpointCounters\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"Q\n\x11\x43olumnDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04type\x18\x02 \x01(\x0e\x32 .lineal.api.serving.v1.ValueType\"\xc8\x01\n\x10\x45ndpointCounters\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06served\x18\x02 \x01(\x04\x12\x0e\n\x06logged\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\x12\x0e\n\x06queued\x18\x05 \x01(\x04\x12\x17\n\x0f\x66\x61iled_requests\x18\x06 \x01(\x04\x12\x1a\n\x12refused_generation\x18\x07 \x01(\x04\x12\x0f\n\x07refusal\x18\x08 \x01(\t\x12\x1b\n\x13refused_generations\x18\t \x01(\x04*h\n\tValueType\x12\x1a\n\x16VALUE_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_TYPE_NUMBER\x10\x01\x12\x13\n\x0fVALUE_TYPE_TEXT\x10\x02\x12\x13\n\x0fVALUE_TYPE_TIME\x10\x03\x32\x9b\x04\n\x0eServingService\x12X\n\x07Predict\x12%.lineal.api.serving.v1.PredictRequest\x1a&.lineal.api.serving.v1.PredictResponse\x12z\n\x11StreamPredictions\x12/.lineal.api.serving.v1.StreamPredictionsRequest\x1a\x30.lineal.api.serving.v1.StreamPredictionsResponse(\x01\x30\x01\x12X\n\x07\x45xplain\x12%.lineal.api.serving.v1.ExplainRequest\x1a&.lineal.api.serving.v1.ExplainResponse\x12s\n\x10\x44\x65scribeEndpoint\x12..lineal.api.serving.v1.DescribeEndpointRequest\x1a/.lineal.api.serving.v1.DescribeEndpointResponse\x12\x64\n\x0bGetCounters\x12).lineal.api.serving.v1.GetCountersRequest\x1a*.lineal.api.serving.v1.GetCountersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTRESPONSE_FIELDSTATUSESENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_FIELDSTATUSESENTRY']._serialized_options = b'8\001'
-  _globals['_VALUETYPE']._serialized_start=2184
-  _globals['_VALUETYPE']._serialized_end=2288
+  _globals['_VALUETYPE']._serialized_start=2542
+  _globals['_VALUETYPE']._serialized_end=2646
   _globals['_PREDICTREQUEST']._serialized_start=146
   _globals['_PREDICTREQUEST']._serialized_end=318
   _globals['_PREDICTRESPONSE']._serialized_start=321
@@ -49,24 +49,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMPREDICTIONSRESPONSE']._serialized_end=914
   _globals['_EXPLAINREQUEST']._serialized_start=917
   _globals['_EXPLAINREQUEST']._serialized_end=1092
-  _globals['_EXPLAINRESPONSE']._serialized_start=1094
-  _globals['_EXPLAINRESPONSE']._serialized_end=1192
-  _globals['_EXPLANATION']._serialized_start=1195
-  _globals['_EXPLANATION']._serialized_end=1330
-  _globals['_CONTRIBUTION']._serialized_start=1332
-  _globals['_CONTRIBUTION']._serialized_end=1427
-  _globals['_DESCRIBEENDPOINTREQUEST']._serialized_start=1429
-  _globals['_DESCRIBEENDPOINTREQUEST']._serialized_end=1472
-  _globals['_DESCRIBEENDPOINTRESPONSE']._serialized_start=1475
-  _globals['_DESCRIBEENDPOINTRESPONSE']._serialized_end=1771
-  _globals['_GETCOUNTERSREQUEST']._serialized_start=1773
-  _globals['_GETCOUNTERSREQUEST']._serialized_end=1793
-  _globals['_GETCOUNTERSRESPONSE']._serialized_start=1795
-  _globals['_GETCOUNTERSRESPONSE']._serialized_end=1896
-  _globals['_COLUMNDESCRIPTION']._serialized_start=1898
-  _globals['_COLUMNDESCRIPTION']._serialized_end=1979
-  _globals['_ENDPOINTCOUNTERS']._serialized_start=1982
-  _globals['_ENDPOINTCOUNTERS']._serialized_end=2182
-  _globals['_SERVINGSERVICE']._serialized_start=2291
-  _globals['_SERVINGSERVICE']._serialized_end=2830
+  _globals['_EXPLAINRESPONSE']._serialized_start=1095
+  _globals['_EXPLAINRESPONSE']._serialized_end=1269
+  _globals['_REASONBASIS']._serialized_start=1272
+  _globals['_REASONBASIS']._serialized_end=1408
+  _globals['_EXPLANATION']._serialized_start=1411
+  _globals['_EXPLANATION']._serialized_end=1611
+  _globals['_REASON']._serialized_start=1613
+  _globals['_REASON']._serialized_end=1688
+  _globals['_CONTRIBUTION']._serialized_start=1690
+  _globals['_CONTRIBUTION']._serialized_end=1785
+  _globals['_DESCRIBEENDPOINTREQUEST']._serialized_start=1787
+  _globals['_DESCRIBEENDPOINTREQUEST']._serialized_end=1830
+  _globals['_DESCRIBEENDPOINTRESPONSE']._serialized_start=1833
+  _globals['_DESCRIBEENDPOINTRESPONSE']._serialized_end=2129
+  _globals['_GETCOUNTERSREQUEST']._serialized_start=2131
+  _globals['_GETCOUNTERSREQUEST']._serialized_end=2151
+  _globals['_GETCOUNTERSRESPONSE']._serialized_start=2153
+  _globals['_GETCOUNTERSRESPONSE']._serialized_end=2254
+  _globals['_COLUMNDESCRIPTION']._serialized_start=2256
+  _globals['_COLUMNDESCRIPTION']._serialized_end=2337
+  _globals['_ENDPOINTCOUNTERS']._serialized_start=2340
+  _globals['_ENDPOINTCOUNTERS']._serialized_end=2540
+  _globals['_SERVINGSERVICE']._serialized_start=2649
+  _globals['_SERVINGSERVICE']._serialized_end=3188
 # @@protoc_insertion_point(module_scope)

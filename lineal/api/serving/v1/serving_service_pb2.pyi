@@ -311,25 +311,75 @@ class ExplainResponse(_message.Message):
 
     BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    WITHOUT_REASONS_FIELD_NUMBER: _builtins.int
     bundle_digest: _builtins.str
     """Digest of the bundle that is explained."""
+    without_reasons: _builtins.str
+    """Why there are no reasons; empty where there are."""
     @_builtins.property
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """One per row."""
+
+    @_builtins.property
+    def basis(self) -> Global___ReasonBasis:
+        """What the reasons stand on; unset where there are none."""
 
     def __init__(
         self,
         *,
         bundle_digest: _builtins.str = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        basis: Global___ReasonBasis | None = ...,
+        without_reasons: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "explanations", b"explanations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "bundle_digest", b"bundle_digest", "explanations", b"explanations", "without_reasons", b"without_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class ReasonBasis(_message.Message):
+    """What reasons stand on, so that they can be computed again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    REVIEWED_BY_FIELD_NUMBER: _builtins.int
+    REFERENCE_DIGEST_FIELD_NUMBER: _builtins.int
+    REFERENCE_ROWS_FIELD_NUMBER: _builtins.int
+    REFERENCE_RAW_SCORE_FIELD_NUMBER: _builtins.int
+    policy_digest: _builtins.str
+    """Digest of the reviewed policy: lineal.api.registry.v1.ExplanationPolicy, an artifact."""
+    reviewed_by: _builtins.str
+    """Who reviewed it."""
+    reference_digest: _builtins.str
+    """Digest of the file of reference rows: the bundle's sample of the rows that it was fitted on; empty for a bundle without one."""
+    reference_rows: _builtins.int
+    """Of these the rows that contributions are measured against: those that the bundle decides favourably, of many at most 500,
+    evenly spaced; of a regression any. 0 measures against what the model expects of a row it knows nothing of.
+    """
+    reference_raw_score: _builtins.float
+    """Mean raw score of these rows, or what is expected without them."""
+    def __init__(
+        self,
+        *,
+        policy_digest: _builtins.str = ...,
+        reviewed_by: _builtins.str = ...,
+        reference_digest: _builtins.str = ...,
+        reference_rows: _builtins.int = ...,
+        reference_raw_score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_digest", b"policy_digest", "reference_digest", b"reference_digest", "reference_raw_score", b"reference_raw_score", "reference_rows", b"reference_rows", "reviewed_by", b"reviewed_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasonBasis: _TypeAlias = ReasonBasis  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
@@ -341,15 +391,23 @@ class Explanation(_message.Message):
     RAW_SCORE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    ADVERSE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
     expected_raw_score: _builtins.float
     """Raw score that the bundle expects of a row it knows nothing of: the mean over its training rows."""
     raw_score: _builtins.float
     """Raw score of the row: the expected one and all contributions together."""
     score: _builtins.float
     """Score as Predict answers it."""
+    adverse: _builtins.bool
+    """Whether the decision is adverse by the reviewed policy; a regression decides nothing, so its reasons are always those against."""
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
         """One per column of the bundle, the greatest first, whatever its sign."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
+        """What moved the score most to the side of the decision, in comparison with the reference rows: the weightiest first."""
 
     def __init__(
         self,
@@ -358,14 +416,52 @@ class Explanation(_message.Message):
         raw_score: _builtins.float = ...,
         score: _builtins.float = ...,
         contributions: _abc.Iterable[Global___Contribution] | None = ...,
+        adverse: _builtins.bool = ...,
+        reasons: _abc.Iterable[Global___Reason] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "expected_raw_score", b"expected_raw_score", "raw_score", b"raw_score", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adverse", b"adverse", "contributions", b"contributions", "expected_raw_score", b"expected_raw_score", "raw_score", b"raw_score", "reasons", b"reasons", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Reason(_message.Message):
+    """A reason of a decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Its code in the reviewed policy; empty when no reviewed reason covers the column, which then stands here alone."""
+    text: _builtins.str
+    """What to tell whom the decision is about; empty as the code is."""
+    contribution: _builtins.float
+    """What they added to the raw score together, less what they add in the reference rows on average."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that make it."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        text: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        contribution: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "columns", b"columns", "contribution", b"contribution", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
 class Contribution(_message.Message):

@@ -87,7 +87,8 @@ class ServingServiceServicer(object):
 
     def Explain(self, request, context):
         """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
-        against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+        against the rows that the bundle was trained on), and the reasons to tell whom a
+        decision is about, where the model has a reviewed explanation policy. Nothing is recorded. Computed apart from predictions, a few calls at once:
         UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -46,7 +46,8 @@ class ServingServiceStub:
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ExplainRequest, _serving_service_pb2.ExplainResponse]
     """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
-    against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+    against the rows that the bundle was trained on), and the reasons to tell whom a
+    decision is about, where the model has a reviewed explanation policy. Nothing is recorded. Computed apart from predictions, a few calls at once:
     UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
     """
     DescribeEndpoint: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.DescribeEndpointRequest, _serving_service_pb2.DescribeEndpointResponse]
@@ -72,7 +73,8 @@ class ServingServiceAsyncStub(ServingServiceStub):
     """
     Explain: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ExplainRequest, _serving_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
-    against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+    against the rows that the bundle was trained on), and the reasons to tell whom a
+    decision is about, where the model has a reviewed explanation policy. Nothing is recorded. Computed apart from predictions, a few calls at once:
     UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
     """
     DescribeEndpoint: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.DescribeEndpointRequest, _serving_service_pb2.DescribeEndpointResponse]  # type: ignore[assignment]
@@ -113,7 +115,8 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_serving_service_pb2.ExplainResponse, _abc.Awaitable[_serving_service_pb2.ExplainResponse]]:
         """Says how much each column moved the scores of rows: exact SHAP values of the bundle's trees (TreeSHAP, path-dependent, so
-        against the rows that the bundle was trained on). Nothing is recorded. Computed apart from predictions, a few calls at once:
+        against the rows that the bundle was trained on), and the reasons to tell whom a
+        decision is about, where the model has a reviewed explanation policy. Nothing is recorded. Computed apart from predictions, a few calls at once:
         UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
         """
 
