@@ -3,7 +3,7 @@
 import importlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -22,9 +22,10 @@ _STUBS = {
     "keeping": ("lineal.api.lineage.v1.keeping_service_pb2_grpc", "KeepingServiceStub"),
     "quarantine": ("lineal.api.ingest.v1.quarantine_service_pb2_grpc", "QuarantineServiceStub"),
     "vault": ("lineal.api.ingest.v1.vault_service_pb2_grpc", "VaultServiceStub"),
+    "scoring": ("lineal.api.serving.v1.scoring_service_pb2_grpc", "ScoringServiceStub"),
 }
 # Services that another one's process offers.
-_WITHIN = {"proofs": "lineage", "keeping": "lineage", "quarantine": "ingest", "vault": "ingest"}
+_WITHIN = {"proofs": "lineage", "keeping": "lineage", "quarantine": "ingest", "vault": "ingest", "scoring": "serving"}
 
 
 def new_request_id() -> str:
@@ -68,6 +69,13 @@ class Service:
             # Without a condition to wait for: the service is up and says that something behind it is not.
             time.sleep(pause)
             pause = min(2 * pause, longest)
+
+    def stream(self, method: str, request: Any, timeout: float) -> Iterator[Any]:
+        """Yield the responses of a call that streams them, as they come. Raises CallFailed."""
+        try:
+            yield from getattr(self.stub, method)(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise call_failed(error, self.name, self.address) from error
 
     def collect(self, method: str, request: Any, timeout: float | None = None) -> list[Any]:
         """Return all responses of a call that streams them; a service that restarts is asked again from the start.

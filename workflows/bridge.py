@@ -35,6 +35,7 @@ from lineal.api.registry.v1.events_pb2 import (
     SagaRequested,
 )
 from lineal.api.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
+from lineal.api.serving.v1.events_pb2 import ScoringRequested
 from workflows import messages as m
 from workflows.cursor import Cursor
 from workflows.reconciler import Reconciler
@@ -50,6 +51,7 @@ _TYPES: tuple[type[Message], ...] = (
     SagaFinished,
     SagaRejected,
     SagaRequested,
+    ScoringRequested,
 )
 _PAUSE_SECONDS = (0.5, 10.0)
 # What a service or Temporal will never answer otherwise: such an event is logged and left.
@@ -124,6 +126,11 @@ class Bridge:
                 await self._bundle_approved(event, approved)
             case SagaFinished() as finished:
                 self._reconciler.archive_later(finished.endpoint, finished.saga_id)
+            case ScoringRequested() as scoring:
+                # Whether it has ended already the workflow asks: the bridge waits for no serving.
+                await self._temporal.score(
+                    scoring, asked_by=event.actor, causation_id=event.event_id, traceparent=event.traceparent
+                )
             case EndpointRegistered() as registered:
                 await self._temporal.watch(registered.endpoint.name)
             # Of wrong features no model is to blame, and a new one would be given the same.

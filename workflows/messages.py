@@ -128,10 +128,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Named:
-    """A thing to read by its name."""
+    """A thing to read by its name, and by its version where not the newest is meant."""
 
     origin: Origin
     name: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,7 @@ class BuildTrainingSet:
     start_time: str = ""
     end_time: str = ""
     label_known_time: str = ""
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)

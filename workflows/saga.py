@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 
 class Saga:
-    """The base of Retrain, Release and Rollback.
+    """The base of Retrain, Release, Rollback and Score.
 
     A subclass does its work in `_carry_out(origin, title, work)`. Before a step that changes something it registers how
     to undo it; a failure, a person's rejection or Temporal's cancellation undoes all in reverse order and ends the saga
@@ -164,6 +164,9 @@ class Saga:
         self._show(self._doing)
         if bundle:
             workflow.upsert_search_attributes([BUNDLE.value_set(bundle)])
+        await self._record_step(step, finding, evidence, bundle)
+
+    async def _record_step(self, step: str, finding: str, evidence: str, bundle: str) -> None:
         advance = m.Advance(self._origin, self._request_id(f"advance/{step}"), step, finding, evidence, bundle)
         await self._command(m.ADVANCE_SAGA, advance, f"record: {step}")
 
@@ -254,15 +257,18 @@ class Saga:
     async def _finish(self, *, completed: bool, outcome: str) -> m.SagaEnd:
         self._decided = True
         state = "completed" if completed else "compensated"
-        finish = m.Finish(self._origin, self._request_id("finish"), completed, outcome)
         try:
-            await self._command(m.FINISH_SAGA, finish, f"finish: {state}")
+            await self._record_end(completed, outcome)
         except ActivityError as error:
             self._steps.append(f"**end**: not recorded: {_words(error)}")
         self._state_is(state)
         self._show(f"nothing: {state}. {outcome}")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return m.SagaEnd(state, outcome)
+
+    async def _record_end(self, completed: bool, outcome: str) -> None:
+        finish = m.Finish(self._origin, self._request_id("finish"), completed, outcome)
+        await self._command(m.FINISH_SAGA, finish, f"finish: {'completed' if completed else 'compensated'}")
 
 
 def describe(arms: list[m.Arm]) -> str:

@@ -19,6 +19,8 @@ from workflows.registry_activities import RegistryActivities
 from workflows.release import Release
 from workflows.retrain import Retrain
 from workflows.rollback import Rollback
+from workflows.score import Score
+from workflows.scoring_activities import ScoringActivities
 from workflows.settings import Settings
 from workflows.temporal import Temporal, connected
 from workflows.training_activities import TrainingActivities
@@ -27,7 +29,7 @@ from workflows.watch import Watch
 _GRACE = timedelta(seconds=5)
 # How long a workflow that a lost worker had in its cache waits before another worker takes it.
 _STICKY = timedelta(seconds=3)
-WORKFLOWS = (Retrain, Release, Rollback, Watch, Parity)
+WORKFLOWS = (Retrain, Release, Rollback, Score, Watch, Parity)
 
 
 class TemporalAway(Unavailable):
@@ -46,6 +48,7 @@ async def build(harness: Harness) -> None:
     training = TrainingActivities(
         harness.log, harness.channel("ingest"), harness.channel("features"), harness.channel("trainer")
     )
+    scoring = ScoringActivities(harness.channel("serving"))
     cursor = Cursor(database)
     client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
 
@@ -73,6 +76,10 @@ async def build(harness: Harness) -> None:
                 training.start_run,
                 training.watch_run,
                 training.evaluate_bundles,
+                scoring.read_scoring,
+                scoring.advance_scoring,
+                scoring.run_scoring,
+                scoring.fail_scoring,
                 monitor.judge_release,
                 monitor.examine_periods,
                 monitor.check_parity,

@@ -32,12 +32,15 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from lineal.api.registry.v1.endpoint_pb2 import Saga, SagaKind
+from lineal.api.serving.v1.events_pb2 import ScoringRequested
 from workflows import messages as m
 from workflows.parity import Parity
 from workflows.release import Release
 from workflows.retrain import Retrain
 from workflows.rollback import Rollback
 from workflows.saga import BUNDLE, STATE
+from workflows.score import Score
+from workflows.scoring_messages import ScoreInput
 from workflows.settings import Settings
 from workflows.watch import Watch
 
@@ -100,20 +103,55 @@ class Temporal:
         ]
         if saga.bundle_digest:
             attributes.append(SearchAttributePair(BUNDLE, saga.bundle_digest))
+        await self._start(
+            _WORKFLOWS[saga.kind],
+            self._input(saga, m.Origin(saga.saga_id, saga.endpoint, causation_id, traceparent)),
+            f"{name}{about} on **{saga.endpoint}**",
+            f"Asked for by {asked_by}: {saga.reason or 'no reason given'}{alarm}",
+            attributes,
+        )
+
+    async def score(self, requested: ScoringRequested, *, asked_by: str, causation_id: str, traceparent: str) -> None:
+        """Start the workflow of a scoring, unless it runs or has completed."""
+        scoring_id, bundle = requested.scoring_id, requested.plan.bundle_digest
+        saga_id = f"score-{scoring_id}"
+        attributes = [
+            SearchAttributePair(_SAGA, saga_id),
+            SearchAttributePair(STATE, "active"),
+            SearchAttributePair(BUNDLE, bundle),
+        ]
+        what = requested.plan.snapshot.dataset or f"past predictions of {requested.plan.predictions.endpoint}"
+        await self._start(
+            Score.run,
+            ScoreInput(m.Origin(saga_id, "", causation_id, traceparent), scoring_id),
+            f"Score **{what}** with `{bundle[:12]}`",
+            f"Asked for by {asked_by}",
+            attributes,
+        )
+
+    async def _start(
+        self,
+        run: Any,
+        given: m.RetrainInput | m.ReleaseInput | m.RollbackInput | ScoreInput,
+        summary: str,
+        details: str,
+        attributes: list[SearchAttributePair[str]],
+    ) -> None:
+        saga_id = given.origin.saga_id
         try:
             await self._client.start_workflow(
-                _WORKFLOWS[saga.kind],
-                self._input(saga, m.Origin(saga.saga_id, saga.endpoint, causation_id, traceparent)),
-                id=saga.saga_id,
+                run,
+                given,
+                id=saga_id,
                 task_queue=self._settings.task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                static_summary=f"{name}{about} on **{saga.endpoint}**"[:200],
-                static_details=f"Asked for by {asked_by}: {saga.reason or 'no reason given'}{alarm}",
+                static_summary=summary[:200],
+                static_details=details,
                 search_attributes=TypedSearchAttributes(attributes),
             )
         except WorkflowAlreadyStartedError:
-            _logger.info("the workflow of saga %s has completed before", saga.saga_id)
+            _logger.info("the workflow of saga %s has completed before", saga_id)
 
     async def decide(self, saga_id: str, update: str, decision: m.Decision) -> None:
         """Pass a person's word on to a saga; one that comes too late or makes no sense is logged."""

@@ -44,8 +44,8 @@ class TrainingActivities:
 
     @activity.defn(name=m.READ_FEATURE_SET.name)
     async def read_feature_set(self, named: m.Named) -> m.FeatureSetView:
-        """Return a feature set's newest version and the datasets it is built from."""
-        request = features_api.GetFeatureSetRequest(name=named.name)
+        """Return a feature set, in its newest version or the one that is named, and the datasets it is built from."""
+        request = features_api.GetFeatureSetRequest(name=named.name, version=named.version)
         found = await self._features.GetFeatureSet(request, timeout=COMMAND_SECONDS)
         return m.FeatureSetView(found.version, list(found.datasets), found.feature_set.spine.dataset)
 
@@ -78,6 +78,7 @@ class TrainingActivities:
             label_known_time=moment(build.label_known_time),
             snapshots=build.snapshots,
             min_position=build.min_position,
+            unlabelled=build.unlabelled,
         )
         built = features_api.TrainingSet()
         with Heart.beating() as heart:

@@ -18,8 +18,6 @@ from chassis.settings import ClusterSettings
 from services.serving import parts
 from services.serving.parts import Past, Place
 
-# How work is cut, by rows alone: the bytes of a result must not depend on where it is made.
-_ROWS_PER_PART = 250_000
 _SUMS = ("score_sum", "old_score_sum", "absolute_shift_sum")
 _COUNTS = ("positive_decisions", "flips", "flips_from_zero", "flips_to_zero")
 
@@ -70,25 +68,11 @@ def score(spec: Spec, report: Report) -> Mapping[str, Any]:
 
 
 def _steps(place: Place, spec: Spec) -> Iterator[Step]:
-    for group in _groups(spec["parts"]):
+    for part in spec["parts"]:
         if "past" in spec:
-            yield parts.predictions, place, group, Past(**spec["past"])
+            yield parts.predictions, place, part, Past(**spec["past"])
         else:
-            yield parts.rows, place, group, bytes.fromhex(spec["schema"]), spec["kept"]
-
-
-def _groups(files: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
-    """Yield files, or segments, that make a part."""
-    group: list[str] = []
-    held = 0
-    for digest, rows in files:
-        if group and held + rows > _ROWS_PER_PART:
-            yield group
-            group, held = [], 0
-        group.append(digest)
-        held += rows
-    if group:
-        yield group
+            yield parts.rows, place, part, bytes.fromhex(spec["schema"]), spec["kept"]
 
 
 def _told(found: Sequence[Mapping[str, Any]], past: bool) -> dict[str, Any]:

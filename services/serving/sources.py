@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +21,8 @@ from tabular.bundle import Bundle, ManifestInvalid
 from tabular.schema import arrow_schema
 
 _CUTOFF = "cutoff"
+# How work is cut, by rows alone: the bytes of a result must not depend on where it is made.
+_ROWS_PER_PART = 250_000
 Spec = dict[str, Any]
 
 
@@ -74,7 +76,7 @@ class Sources:
         source = {"snapshot": plan.snapshot.snapshot_digest}
         digest = training_set_digest if plan.feature_set else plan.snapshot.snapshot_digest
         manifest = json.loads(await asyncio.to_thread(self._artifacts.read, digest))
-        parts = [(file["digest"], file["rows"]) for file in manifest["files"]]
+        parts = list(_parts((file["digest"], file["rows"]) for file in manifest["files"]))
         if plan.feature_set:
             _check_training_set(plan, manifest, digest)
             source["training_set"] = digest
@@ -89,7 +91,7 @@ class Sources:
         segments = await self._segments(asked)
         past = {"endpoint": asked.endpoint, "start": _micros(asked, "start_time"), "end": _micros(asked, "end_time")}
         return {
-            "parts": [(segment.segment_digest, segment.predictions) for segment in segments],
+            "parts": list(_parts((segment.segment_digest, segment.predictions) for segment in segments)),
             "source": past | {"segments": [segment.segment_digest for segment in segments]},
             "past": past,
             "answering": _answering(segments),
@@ -171,6 +173,20 @@ class Sources:
             raise SourceUnfit(f"{asked.snapshot_digest[:12]} is a snapshot of {found['dataset']!r}", [what])
         declared: Dataset = ParseDict(found["declaration"], Dataset())
         return declared
+
+
+def _parts(files: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Yield the digests of files, or segments, that are scored together."""
+    part: list[str] = []
+    held = 0
+    for digest, rows in files:
+        if part and held + rows > _ROWS_PER_PART:
+            yield part
+            part, held = [], 0
+        part.append(digest)
+        held += rows
+    if part:
+        yield part
 
 
 def _check_training_set(plan: ScoringPlan, manifest: Mapping[str, Any], digest: str) -> None:

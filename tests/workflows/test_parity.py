@@ -80,7 +80,10 @@ async def test_a_check_by_schedule_finds_a_difference_and_trains_nothing(taxi: S
     wrong.numeric_values[taxi.bundle.numeric.index("driver_delays_n")] += 1
     await taxi.record(wrong, *right)
     profile = taxi.suite.folder / "profile-workflows.yaml"
-    Profile({name: taxi.suite.address(name) for name in taxi.suite.servers} | {"temporal": temporal}).save(profile)
+    Profile(
+        {name: taxi.suite.address(name) for name in taxi.suite.servers}
+        | {"serving": "127.0.0.1:1", "temporal": temporal}
+    ).save(profile)
     settings = Settings(
         port=0,
         data_dir=taxi.suite.folder,

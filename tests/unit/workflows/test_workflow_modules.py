@@ -6,13 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from workflows import messages
+from workflows import messages, scoring_messages
 from workflows.monitor_activities import MonitorActivities
 from workflows.registry_activities import RegistryActivities
+from workflows.scoring_activities import ScoringActivities
 from workflows.training_activities import TrainingActivities
 
 FOLDER = Path(messages.__file__).parent
-MODULES = ("messages", "saga", "releasing", "release", "retrain", "rollback", "watch", "parity")
+MODULES = (
+    "messages",
+    "saga",
+    "releasing",
+    "release",
+    "retrain",
+    "rollback",
+    "scoring_messages",
+    "score",
+    "watch",
+    "parity",
+)
 ALLOWED = {*sys.stdlib_module_names, "temporalio", *(f"workflows.{name}" for name in MODULES)}
 
 
@@ -33,10 +45,11 @@ def test_a_workflow_module_imports_only_temporal_and_its_own(name: str) -> None:
 
 
 def test_every_activity_that_workflows_name_is_defined_once() -> None:
-    named = sorted(value.name for value in vars(messages).values() if isinstance(value, messages.Activity))
+    held = {**vars(messages), **vars(scoring_messages)}
+    named = sorted(value.name for value in held.values() if isinstance(value, messages.Activity))
     defined = sorted(
         definition.name
-        for holder in (RegistryActivities, TrainingActivities, MonitorActivities)
+        for holder in (RegistryActivities, TrainingActivities, MonitorActivities, ScoringActivities)
         for method in vars(holder).values()
         if (definition := getattr(method, "__temporal_activity_definition", None)) is not None
     )
