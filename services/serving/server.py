@@ -19,6 +19,7 @@ from services.serving.metrics import prediction_durations, serving_metrics
 from services.serving.oip_servicer import InferenceServicer
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
+from services.serving.scoring_servicer import add_scorings
 from services.serving.servicer import ServingServicer
 from services.serving.settings import Settings
 from services.serving.signatures import Signatures
@@ -87,3 +88,4 @@ async def build(harness: Harness) -> None:
         InferenceServicer(predictor, arms, lease, harness.clock),
         inference_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     )
+    add_scorings(harness, settings)

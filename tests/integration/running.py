@@ -33,12 +33,12 @@ class Suite:
             self.servers[name] = await self._stack.enter_async_context(start(name, module.Settings(**values), build))
         self._save_profile()
 
-    def stub(self, name: str) -> Any:
-        """Return the asynchronous stub of a service."""
-        module = importlib.import_module(f"lineal.api.{name}.v1.{name}_service_pb2_grpc")
+    def stub(self, name: str, within: str = "") -> Any:
+        """Return the asynchronous stub of a service, or of another one that its process offers."""
+        module = importlib.import_module(f"lineal.api.{name}.v1.{within or name}_service_pb2_grpc")
         channel = grpc.aio.insecure_channel(self.address(name))
         self._stack.push_async_callback(channel.close)
-        return getattr(module, f"{name.title()}ServiceStub")(channel)
+        return getattr(module, f"{(within or name).title()}ServiceStub")(channel)
 
     def address(self, name: str) -> str:
         """Return where a service listens."""

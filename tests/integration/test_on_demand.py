@@ -7,10 +7,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from chassis.ids import new_request_id
 from lineal import features
+from lineal.api.features.v1 import features_service_pb2 as features_api
 from lineal.api.features.v1.feature_set_pb2 import FeatureSet
 from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
@@ -19,6 +21,8 @@ from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
 from lineal.api.registry.v1.model_pb2 import Model
+from lineal.api.serving.v1 import scoring_pb2 as scoring_api
+from lineal.api.serving.v1 import scoring_service_pb2 as scoring_service_api
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.api.trainer.v1.run_pb2 import Parameters, RunState
@@ -38,6 +42,7 @@ TRANSFORMS = [
     features.cross("weather_and_driver", "driver_delays_weather", "driver"),
     features.text_length("driver_letters", "driver"),
 ]
+_DESCRIBE = serving_api.DescribeEndpointRequest(endpoint="late")
 BROUGHT = ("km", "start", "told", "driver")
 
 
@@ -165,6 +170,7 @@ async def test_a_served_value_is_that_of_the_training_set(served: Served) -> Non
     await what_is_missing_or_mistyped_is_named(served)
     await what_is_given_is_recorded(served)
     await what_was_made_is_checked(served)
+    await rows_of_a_snapshot_score_the_same(served)
 
 
 async def both_have_the_same(served: Served) -> None:
@@ -234,6 +240,42 @@ async def what_is_given_is_recorded(served: Served) -> None:
     record = (await served.records(list(answer.prediction_ids)))[1]
     assert list(record.given_columns) == ["ratio_bin"]
     assert record.numeric_values[served.bundle.numeric.index("ratio_bin")] == 8.0
+
+
+async def rows_of_a_snapshot_score_the_same(served: Served) -> None:
+    """Every row is scored, with a label or without, with features computed for it offline and looked up alike."""
+    world, scorings = World(served.suite), served.suite.stub("serving", within="scoring")
+    snapshots = await world.snapshots("trips", "ends")
+    rows = scoring_api.SnapshotRows(dataset="trips", snapshot_digest=snapshots["trips"])
+    digest = (await served.suite.stub("serving").DescribeEndpoint(_DESCRIBE)).champion_digest
+    request = scoring_service_api.RequestScoringRequest(
+        request_id=new_request_id(), bundle_digest=digest, snapshot=rows
+    )
+    asked = await scorings.RequestScoring(request)
+    wanted = features_api.BuildTrainingSetRequest(
+        request_id=new_request_id(), feature_set="late", snapshots=snapshots, unlabelled=True
+    )
+    built = [one async for one in served.suite.stub("features").BuildTrainingSet(wanted)][-1].training_set
+    run = scoring_service_api.RunScoringRequest(
+        request_id=new_request_id(), scoring_id=asked.scoring_id, training_set_digest=built.digest
+    )
+    result = [one async for one in scorings.RunScoring(run)][-1].scoring.result
+    assert result.rows == built.rows == 150 > len(served.rows)
+    read = scoring_service_api.ReadScoringRequest(scoring_id=asked.scoring_id)
+    pieces = [one.arrow async for one in scorings.ReadScoring(read)]
+    scored = pa.ipc.open_stream(b"".join(pieces)).read_all().to_pandas().set_index("trip")
+    answer = await served.predict(served.rows)
+    await served.records(list(answer.prediction_ids))
+    assert scored.loc[served.rows["trip"], "score"].tolist() == list(answer.scores)
+    refused = trainer_api.StartRunRequest(request_id=new_request_id(), model="late", training_set_digest=built.digest)
+    with pytest.raises(grpc.aio.AioRpcError, match="has no labels"):
+        await served.suite.stub("trainer").StartRun(refused)
+    wrong = scoring_api.SnapshotRows(dataset="ends", snapshot_digest=snapshots["ends"])
+    request = scoring_service_api.RequestScoringRequest(
+        request_id=new_request_id(), bundle_digest=digest, snapshot=wrong
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match="scores rows of dataset 'trips', not of 'ends'"):
+        await scorings.RequestScoring(request)
 
 
 async def what_was_made_is_checked(served: Served) -> None:
