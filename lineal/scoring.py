@@ -112,7 +112,7 @@ class Scorings:
             if error.code != grpc.StatusCode.NOT_FOUND:
                 raise
             return self._bundle(name)
-        champions = [arm.bundle_digest for arm in arms if arm.role == ArmRole.ARM_ROLE_CHAMPION]
+        champions: list[str] = [arm.bundle_digest for arm in arms if arm.role == ArmRole.ARM_ROLE_CHAMPION]
         if not champions:
             raise LinealError(f"endpoint {name!r} has no champion; give the digest of a bundle")
         return champions[0]

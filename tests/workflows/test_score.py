@@ -59,7 +59,7 @@ class Shop:
 
     async def ended(self, scoring_id: str) -> Scoring:
         """Return a scoring once it has ended."""
-        seen = Scoring()
+        seen: Scoring = Scoring()
         try:
             async with asyncio.timeout(90):
                 while True:
