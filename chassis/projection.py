@@ -36,8 +36,8 @@ from chassis.projection_state import Parked
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _logger = logging.getLogger(__name__)
-# How far the durable cursor may fall behind when no event matches.
-_IDLE_POSITIONS = 1000
+# How far the durable cursor may fall behind when no event matches; a restart looks at so many again.
+_IDLE_POSITIONS = 10_000
 _WAIT_SECONDS = 10.0
 _TRIES = 5
 # Before the second try; it doubles with each.

@@ -91,8 +91,8 @@ class Growing:
     size: int = 0
     hashes: list[bytes] = field(default_factory=list)
 
-    def add(self, leaf: bytes) -> list[tuple[Node, bytes]]:
-        """Add a leaf hash; return the full subtrees above it that it completes, the lowest first."""
+    def add(self, leaf: bytes, every: int = 1) -> list[tuple[Node, bytes]]:
+        """Add a leaf hash; return the full subtrees above it that it completes, those of every so many levels."""
         completed = []
         node, above = leaf, self.size
         level = 0
@@ -100,7 +100,8 @@ class Growing:
             node = node_hash(self.hashes.pop(), node)
             above >>= 1
             level += 1
-            completed.append((Node(level, above), node))
+            if level % every == 0:
+                completed.append((Node(level, above), node))
         self.hashes.append(node)
         self.size += 1
         return completed

@@ -93,7 +93,7 @@ class Collection:
     def _page(self, head: int) -> None:
         rows = self._store.rows(self._position, min(_PAGE, head - self._position))
         for row in rows:
-            stored = self._store.sealed.filled(row.stored)
+            stored = self._store.sealed.filled(row)
             if stored.position != self._position + 1 or merkle.leaf_hash(stored.record) != stored.leaf_hash:
                 break
             self._named.add(stored.position, stored.record)

@@ -24,8 +24,8 @@ from services.lineage.keys import Keys
 from services.lineage.settings import Settings
 from services.lineage.store import EventStore
 from services.lineage.store_writer import StoreWriter
-from services.lineage.tables import NewRecord, Stored
-from services.lineage.tree import Tree, kept
+from services.lineage.tables import Stored
+from services.lineage.tree import TILE_LEVELS, Tree
 
 _GROUP = 1000
 
@@ -87,12 +87,12 @@ def _restore_artifacts(place: Place, manifest: Manifest, store: ArtifactStore) -
 
 def _write(writer: StoreWriter, stored: Iterator[bytes]) -> None:
     tree = merkle.Growing()
-    group: list[NewRecord] = []
+    group: list[Stored] = []
     nodes: list[tuple[Node, bytes]] = []
     for data in stored:
         row = _row(data)
         group.append(row)
-        nodes += kept(tree.add(row.stored.leaf_hash))
+        nodes += tree.add(row.leaf_hash, TILE_LEVELS)
         if len(group) == _GROUP:
             writer.commit(group, nodes)
             group, nodes = [], []
@@ -100,12 +100,12 @@ def _write(writer: StoreWriter, stored: Iterator[bytes]) -> None:
         writer.commit(group, nodes)
 
 
-def _row(data: bytes) -> NewRecord:
+def _row(data: bytes) -> Stored:
     record = EventRecord.FromString(data)
     recorded = record.recorded_time.seconds * 1_000_000 + record.recorded_time.nanos // 1000
     leaf = merkle.leaf_hash(data)
-    stored = Stored(record.position, record.stream, record.revision, record.type, data, leaf)
-    return NewRecord(stored, uuid.UUID(record.event_id).bytes, recorded)
+    key = uuid.UUID(record.event_id).bytes
+    return Stored(record.position, record.stream, record.revision, key, record.type, recorded, data, leaf)
 
 
 def _leave_checkpoint(settings: Settings, note: str) -> None:

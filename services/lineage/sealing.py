@@ -72,10 +72,10 @@ def write_range(store: EventStore, artifacts: ArtifactStore, first: int, until: 
             while first + tree.size <= until and size < _RANGE_BYTES:
                 after = first + tree.size - 1
                 for row in store.rows(after, min(_PAGE, until - after)):
-                    _check(row.stored.record, row.stored.leaf_hash, row.stored.position)
-                    file.add(row.stored.record)
-                    tree.add(row.stored.leaf_hash)
-                    size += len(row.stored.record)
+                    _check(row.record, row.leaf_hash, row.position)
+                    file.add(row.record)
+                    tree.add(row.leaf_hash)
+                    size += len(row.record)
         digest = artifacts.put_file(path)
     last = first + tree.size - 1
     _read_back(store, artifacts, digest, first, last)

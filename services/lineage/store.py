@@ -25,21 +25,15 @@ from sqlalchemy import (
 from chassis.artifacts import ArtifactStore
 from chassis.databases import Database, open_database
 from lineal.merkle import Range
+from services.lineage.event_ids import position_of
 from services.lineage.sealed import SealedRecords
 from services.lineage.store_writer import StoreWriter, take
-from services.lineage.tables import NewRecord, Stored, events, nodes
+from services.lineage.tables import Stored, events, nodes
 from services.lineage.tree import TILE, TILE_LEVELS
 
 __all__ = ["EventStore", "Filter", "Page", "Stored"]
 
-_STORED = (
-    events.c.position,
-    events.c.stream,
-    events.c.revision,
-    events.c.type,
-    events.c.record,
-    events.c.leaf_hash,
-)
+_STORED = tuple(events.c[name] for name in Stored._fields)
 _PAGE_BYTES = 1024 * 1024
 _LEAF_TILE = (
     select(
@@ -74,6 +68,7 @@ _NODE_HASHES = (
     .where(nodes.c.index >= bindparam("start"), nodes.c.index < bindparam("end"))
     .order_by(nodes.c.index)
 )
+_POSITION_OF = position_of("id").scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +126,15 @@ class EventStore:
         records, cut = self._read(query.order_by(events.c.position).limit(limit), limit)
         return Page(records, records[-1].position if cut else until)
 
-    def rows(self, after: int, limit: int) -> list[NewRecord]:
+    def rows(self, after: int, limit: int) -> list[Stored]:
         """Return whole rows after a position in order, as many as fit in one answer; sealed records are empty."""
-        query = select(*_STORED, events.c.event_id, events.c.recorded_micros).where(events.c.position > after)
-        rows: list[NewRecord] = []
+        query = select(*_STORED).where(events.c.position > after)
+        rows: list[Stored] = []
         size = 0
         with self._reader.begin() as connection:
             for row in connection.execute(query.order_by(events.c.position).limit(limit)):
-                stored = Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5]))
-                rows.append(NewRecord(stored, bytes(row[6]), row[7]))
-                size += len(stored.record)
+                rows.append(_stored(row))
+                size += len(rows[-1].record)
                 if size >= _PAGE_BYTES:
                     break
         return rows
@@ -176,7 +170,9 @@ class EventStore:
 
     def by_event_id(self, event_id: bytes) -> Stored | None:
         """Return the record of an event."""
-        return self._one(select(*_STORED).where(events.c.event_id == event_id))
+        sqlite = self._reader.dialect.name == "sqlite"
+        mine = events.c.position == _POSITION_OF if sqlite else events.c.event_id == bindparam("id")
+        return self._one(select(*_STORED).where(mine).params(id=event_id))
 
     def position_at(self, micros: int) -> int:
         """Return the position of the last record that was recorded at or before a time, 0 for none.
@@ -223,7 +219,7 @@ class EventStore:
         size = 0
         with self._reader.begin() as connection:
             for row in connection.execute(query):
-                records.append(Stored(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])))
+                records.append(_stored(row))
                 size += len(records[-1].record)
                 if size >= _PAGE_BYTES:
                     break
@@ -238,6 +234,10 @@ class EventStore:
             if size >= _PAGE_BYTES and n + 1 < len(records):
                 return records[: n + 1], True
         return records, cut
+
+
+def _stored(row: Sequence[Any]) -> Stored:
+    return Stored(row[0], row[1], row[2], bytes(row[3]), row[4], row[5], bytes(row[6]), bytes(row[7]))
 
 
 def _wanted(wanted: Filter) -> Select[Any]:

@@ -12,6 +12,7 @@ session has to be used every few seconds or the server ends it, and its lock wit
 import fcntl
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,8 @@ from sqlalchemy import Connection
 from chassis.database_inspection import Inspection, inspect_database
 from chassis.errors import Overloaded, RuleViolated
 from lineal.merkle import Node
-from services.lineage.tables import NewRecord, SealedRange, metadata
+from services.lineage.event_ids import EventIds
+from services.lineage.tables import SealedRange, Stored, metadata
 
 # One lock per database, whatever its name: the number only has to be ours.
 _LOCK = 0x4C494E45414C
@@ -32,15 +34,15 @@ _TAKE_OVER = (
     " ON CONFLICT (id) DO UPDATE SET epoch = log_writer.epoch + 1 RETURNING epoch"
 )
 _NEWEST = "SELECT position, recorded_micros FROM events ORDER BY position DESC LIMIT 1"
-_COLUMNS = "position, stream, revision, event_id, type, recorded_micros, record, leaf_hash"
+_COLUMNS = ", ".join(Stored._fields)
 
 _REVISION = "SELECT max(revision) FROM events WHERE stream = ?"
-_EXISTING = "SELECT position, record FROM events WHERE event_id = ?"
+_RECORD = "SELECT record FROM events WHERE position = ?"
 _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES "
 _VALUES = "(?, ?, ?, ?, ?, ?, ?, ?)"
 # Each statement gives up the interpreter's lock and has to win it back, so rows share one.
-_ROWS_AT_ONCE = 50
-# Ids of events are random, so their index is written all over: 64 MiB hold that of a million and a half.
+_ROWS_AT_ONCE = 200
+# The index of event ids is asked and written all over: 64 MiB hold that of two million.
 _CACHE = "PRAGMA cache_size=-65536"
 _INSERT_NODE = 'INSERT INTO tree_nodes (level, "index", hash) VALUES (?, ?, ?)'
 
@@ -119,11 +121,11 @@ class StoreWriter(Protocol):
         """Return the revisions of those streams that exist."""
         ...
 
-    def existing(self, event_ids: Iterable[bytes]) -> dict[bytes, bytes]:
+    def existing(self, event_ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the records of those events that are there, by event id."""
         ...
 
-    def commit(self, records: Sequence[NewRecord], completed: Sequence[tuple[Node, bytes]]) -> None:
+    def commit(self, records: Sequence[Stored], completed: Sequence[tuple[Node, bytes]]) -> None:
         """Write records and nodes of the Merkle tree, durably, all or none.
 
         Raises EventIdThere, DiskFull or WriterDeposed, and nothing is written.
@@ -167,6 +169,7 @@ class SqliteWriter:
             with connection.begin():
                 metadata.create_all(connection)
                 (self.epoch,) = self._raw.execute(_TAKE_OVER).fetchone()
+                self._ids = EventIds(self._raw)
         except BaseException:
             self.close()
             raise
@@ -187,32 +190,37 @@ class SqliteWriter:
         found = ((stream, self._raw.execute(_REVISION, (stream,)).fetchone()[0]) for stream in streams)
         return {stream: revision for stream, revision in found if revision is not None}
 
-    def existing(self, event_ids: Iterable[bytes]) -> dict[bytes, bytes]:
+    def existing(self, event_ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the records of those events that are there."""
-        found = ((key, self._raw.execute(_EXISTING, (key,)).fetchone()) for key in event_ids)
-        return {key: row[1] or self._unsealed(row[0]) for key, row in found if row is not None}
+        found = self._ids.positions(event_ids)
+        return {
+            key: self._raw.execute(_RECORD, (position,)).fetchone()[0] or self._unsealed(position)
+            for key, position in found.items()
+        }
 
-    def commit(self, records: Sequence[NewRecord], completed: Sequence[tuple[Node, bytes]]) -> None:
+    def commit(self, records: Sequence[Stored], completed: Sequence[tuple[Node, bytes]]) -> None:
         """Write records and nodes in one transaction."""
+        if self._ids.positions([new.event_id for new in records]):
+            raise EventIdThere
         self._raw.execute("BEGIN IMMEDIATE")
         try:
             if self._raw.execute("SELECT epoch FROM log_writer").fetchone() != (self.epoch,):
                 raise _deposed(self.epoch)
+            written = self._ids.write()
             for start in range(0, len(records), _ROWS_AT_ONCE):
                 rows = records[start : start + _ROWS_AT_ONCE]
                 statement = _INSERT + ", ".join([_VALUES] * len(rows))
-                self._raw.execute(statement, [value for new in rows for value in _row(new)])
+                self._raw.execute(statement, list(chain.from_iterable(rows)))
             self._raw.executemany(_INSERT_NODE, [(node.level, node.index, value) for node, value in completed])
             self._raw.execute("COMMIT")
         except BaseException as error:
             # An error of the disk may have rolled back already.
             if self._raw.in_transaction:
                 self._raw.execute("ROLLBACK")
-            if isinstance(error, sqlite3.IntegrityError) and str(error).endswith(": events.event_id"):
-                raise EventIdThere from error
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise _full() from error
             raise
+        self._ids.committed(written, records)
 
     def seal(self, sealed: SealedRange) -> None:
         """Empty the records of a range."""
@@ -280,23 +288,21 @@ class PostgresWriter:
         """Return the revisions of those streams that exist."""
         return dict(self._raw.execute(_PG_REVISIONS, (list(streams),), binary=True).fetchall())
 
-    def existing(self, event_ids: Iterable[bytes]) -> dict[bytes, bytes]:
+    def existing(self, event_ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the records of those events that are there."""
         found = self._raw.execute(_PG_EXISTING, (list(event_ids),), binary=True).fetchall()
         return {key: record or self._unsealed(position) for key, position, record in found}
 
-    def commit(self, records: Sequence[NewRecord], completed: Sequence[tuple[Node, bytes]]) -> None:
+    def commit(self, records: Sequence[Stored], completed: Sequence[tuple[Node, bytes]]) -> None:
         """Write records and nodes with one statement, which is a transaction of its own."""
-        columns = list(zip(*map(_row, records), strict=True))
+        columns = map(list, zip(*records, strict=True))
         levels, indexes, hashes = [], [], []
         for node, value in completed:
             levels.append(node.level)
             indexes.append(node.index)
             hashes.append(value)
         try:
-            done = self._raw.execute(
-                _PG_COMMIT, (self.epoch, levels, indexes, hashes, *map(list, columns)), prepare=True
-            )
+            done = self._raw.execute(_PG_COMMIT, (self.epoch, levels, indexes, hashes, *columns), prepare=True)
         except psycopg.errors.UniqueViolation as error:
             if error.diag.constraint_name == "events_event_id":
                 raise EventIdThere from error
@@ -341,11 +347,6 @@ def _locked(path: Path) -> Any:
             f"another lineage process writes to this database (it holds {path}); stop it first"
         ) from None
     return file
-
-
-def _row(new: NewRecord) -> tuple[Any, ...]:
-    (position, stream, revision, kind, record, leaf), event_id, recorded_micros = new
-    return position, stream, revision, event_id, kind, recorded_micros, record, leaf
 
 
 def _deposed(mine: int) -> WriterDeposed:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
 
 metadata = MetaData()
 _position = BigInteger().with_variant(Integer(), "sqlite")
@@ -18,8 +18,9 @@ events = Table(
     Column("record", LargeBinary, nullable=False),
     Column("leaf_hash", LargeBinary(32), nullable=False),
     UniqueConstraint("stream", "revision", name="events_stream_revision"),
-    UniqueConstraint("event_id", name="events_event_id"),
 )
+# SQLite has an index that the writer keeps, see event_ids.py.
+Index("events_event_id", events.c.event_id, unique=True).ddl_if(dialect="postgresql")
 # Nodes of the Merkle tree at the levels that are stored, see tree.py.
 nodes = Table(
     "tree_nodes",
@@ -50,24 +51,18 @@ log_writer = Table(
 )
 
 
-# Named tuples, because making one takes a third of the time of a frozen dataclass, and every event makes two.
+# A named tuple, because making one takes a third of the time of a frozen dataclass, and every event makes one.
 class Stored(NamedTuple):
-    """One record: `record` are the bytes that are hashed; in the table they are empty once they are sealed."""
+    """One row of `events`: `record` are the bytes that are hashed; in the table they are empty once they are sealed."""
 
     position: int
     stream: str
     revision: int
+    event_id: bytes
     type: str
+    recorded_micros: int
     record: bytes
     leaf_hash: bytes
-
-
-class NewRecord(NamedTuple):
-    """One record to be written, with the columns it is found by."""
-
-    stored: Stored
-    event_id: bytes
-    recorded_micros: int
 
 
 class SealedRange(NamedTuple):

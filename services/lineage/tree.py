@@ -101,11 +101,6 @@ def tiles_of(index: int, size: int) -> list[merkle.Range]:
     return [(start, min(start + TILE, size >> base)) for base, start in zip(TILES_OF, starts, strict=True)]
 
 
-def kept(completed: Sequence[tuple[Node, bytes]]) -> Sequence[tuple[Node, bytes]]:
-    """Return those of the nodes above a leaf, which come level by level from the first, that are stored."""
-    return completed[TILE_LEVELS - 1 :: TILE_LEVELS]
-
-
 def _path(ranges: Sequence[merkle.Range], hashed: Callable[[Node], bytes]) -> list[bytes]:
     return [merkle.root_of_peaks([hashed(node) for node in merkle.nodes_of(part)]) for part in ranges]
 

@@ -19,8 +19,8 @@ from lineal.notes import Checkpoint
 from services.lineage.checkpoint_files import CheckpointFiles, CheckpointWrong
 from services.lineage.named import Named
 from services.lineage.store import EventStore
-from services.lineage.tables import NewRecord, SealedRange, Stored
-from services.lineage.tree import TILE_LEVELS, kept
+from services.lineage.tables import SealedRange, Stored
+from services.lineage.tree import TILE_LEVELS
 
 _PAGE = 1000
 _ARTIFACTS = 50
@@ -90,11 +90,11 @@ class Verification:
             except (SQLAlchemyError, ValueError) as error:
                 self._find("record", f"the events after position {after} cannot be read: {_first_line(error)}")
                 break
-            if not rows or rows[0].stored.position != after + 1:
+            if not rows or rows[0].position != after + 1:
                 self._find("record", f"events after position {after} are missing: restore the log from a backup")
                 break
             for row in rows:
-                if row.stored.position != self._tree.size + 1:
+                if row.position != self._tree.size + 1:
                     break  # what is missing is found by the next page, which begins with it
                 self._event(row)
                 while signed and signed[-1][0] == self._tree.size:
@@ -106,12 +106,11 @@ class Verification:
         self._blame_records(self._unsure)
         yield self._progress("log", self._tree.size, self._head)
 
-    def _event(self, row: NewRecord) -> None:
-        row = row._replace(stored=self._unsealed(row.stored))
-        stored = row.stored
+    def _event(self, row: Stored) -> None:
+        stored = self._unsealed(row)
         # Without its record an event counts as what its leaf hash says; that its file is damaged has been found.
         leaf = merkle.leaf_hash(stored.record) if stored.record else stored.leaf_hash
-        wrong = _column(row) if stored.record else "record"
+        wrong = _column(stored) if stored.record else "record"
         if leaf != stored.leaf_hash:
             self._unsure.append(stored.position)
             self._stored_tree = self._stored_tree or self._tree.copy()
@@ -120,8 +119,8 @@ class Verification:
                 "record", f"the event at position {stored.position} was changed: its column {wrong} is not its record's"
             )
         self._sealed_leaf(stored.position, leaf)
-        computed = kept(self._tree.add(leaf))
-        beside = kept(self._stored_tree.add(stored.leaf_hash)) if self._stored_tree else computed
+        computed = self._tree.add(leaf, TILE_LEVELS)
+        beside = self._stored_tree.add(stored.leaf_hash, TILE_LEVELS) if self._stored_tree else computed
         for (node, value), (_, other) in zip(computed, beside, strict=True):
             self._node(node, value, other)
         if leaf == stored.leaf_hash and wrong != "record":
@@ -261,9 +260,8 @@ def _named(sealed: SealedRange) -> str:
     return f"the sealed events {sealed.first} to {sealed.last}"
 
 
-def _column(row: NewRecord) -> str:
+def _column(stored: Stored) -> str:
     """Return the first column that says something else than the record, empty when all agree."""
-    stored = row.stored
     try:
         record = EventRecord.FromString(stored.record)
     except DecodeError:
@@ -274,8 +272,8 @@ def _column(row: NewRecord) -> str:
         ("stream", stored.stream, record.stream),
         ("revision", stored.revision, record.revision),
         ("type", stored.type, record.type),
-        ("event_id", row.event_id.hex(), record.event_id.replace("-", "")),
-        ("recorded_micros", row.recorded_micros, recorded),
+        ("event_id", stored.event_id.hex(), record.event_id.replace("-", "")),
+        ("recorded_micros", stored.recorded_micros, recorded),
     )
     return next((name for name, found, expected in pairs if found != expected), "")
 

@@ -22,7 +22,8 @@ from services.lineage.tree import Tree
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-_GROUP_EVENTS = 1000
+# Large groups wait for nothing while they are written; of two that take turns one arrives meanwhile.
+_GROUP_EVENTS = 400
 _TAIL_EVENTS = 2048
 _TAIL_BYTES = 4 * 1024 * 1024
 # A group is closed after so many rounds of the event loop that brought nothing, or so long after its first append.

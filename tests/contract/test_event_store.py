@@ -22,7 +22,7 @@ from services.lineage.appender import Appender, checked
 from services.lineage.sealing import write_range
 from services.lineage.store import EventStore, Filter
 from services.lineage.store_writer import StoreWriter, WriterDeposed, WriterExists
-from services.lineage.tables import NewRecord, log_writer
+from services.lineage.tables import Stored, log_writer
 from services.lineage.tree import Tree
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -40,10 +40,10 @@ class SealingStore(EventStore):
         writer = super().open_writer(wait_seconds)
         written = writer.commit
 
-        def commit(records: Sequence[NewRecord], completed: Sequence[tuple[Node, bytes]]) -> None:
+        def commit(records: Sequence[Stored], completed: Sequence[tuple[Node, bytes]]) -> None:
             written(records, completed)
-            first = records[0].stored.position
-            writer.seal(write_range(self, self._artifacts, first, records[-1].stored.position, 0))
+            first = records[0].position
+            writer.seal(write_range(self, self._artifacts, first, records[-1].position, 0))
 
         writer.commit = commit  # type: ignore[method-assign]
         return writer

@@ -18,7 +18,7 @@ from lineal.api.lineage.v1.record_pb2 import EventRecord
 from services.lineage.server import build
 from services.lineage.settings import Settings
 from services.lineage.store_writer import SqliteWriter
-from services.lineage.tables import NewRecord
+from services.lineage.tables import Stored
 
 
 def request(count: int = 1, size: int = 1) -> AppendEventsRequest:
@@ -78,7 +78,7 @@ async def test_a_lost_database_ends_the_service_and_a_new_one_goes_on(tmp_path: 
 async def test_a_full_disk_is_refused_and_reading_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = SqliteWriter.commit
 
-    def full(self: SqliteWriter, records: Sequence[NewRecord], nodes: Sequence[Any]) -> None:
+    def full(self: SqliteWriter, records: Sequence[Stored], nodes: Sequence[Any]) -> None:
         # The file may not grow, whatever the disk says.
         self._raw.execute("PRAGMA max_page_count=1")
         commit(self, records, nodes)
@@ -110,7 +110,7 @@ async def test_a_disk_that_fails_ends_the_service(tmp_path: Path, monkeypatch: p
         stub: Any = LineageServiceStub(channel)
         await stub.AppendEvents(request())
 
-        def broken(self: SqliteWriter, records: Sequence[NewRecord], nodes: Sequence[Any]) -> None:
+        def broken(self: SqliteWriter, records: Sequence[Stored], nodes: Sequence[Any]) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
         monkeypatch.setattr(SqliteWriter, "commit", broken)

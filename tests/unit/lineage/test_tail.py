@@ -5,7 +5,7 @@ ALL = Filter()
 
 
 def record(position: int, size: int = 10, type_: str = "t.A") -> Stored:
-    return Stored(position, f"s/{position % 2}", 1, type_, bytes(size), b"")
+    return Stored(position, f"s/{position % 2}", 1, b"", type_, 0, bytes(size), b"")
 
 
 def test_an_empty_tail_knows_nothing() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lineal import merkle
 from lineal.merkle import Growing, Node
-from services.lineage.tree import Tree, TreeIncomplete, kept, tiles_of
+from services.lineage.tree import TILE_LEVELS, Tree, TreeIncomplete, tiles_of
 
 _LEAVES = [merkle.leaf_hash(str(n).encode()) for n in range(70_000)]
 
@@ -18,7 +18,7 @@ class Hashes:
         growing = Growing()
         self.nodes: dict[Node, bytes] = {}
         for leaf in _LEAVES:
-            self.nodes.update(kept(growing.add(leaf)))
+            self.nodes.update(growing.add(leaf, TILE_LEVELS))
         self.reads = 0
 
     def leaf_hashes(self, start: int, end: int) -> list[bytes]:
