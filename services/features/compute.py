@@ -105,7 +105,7 @@ class _Build:
         right = self._held(label.dataset, list(label.key), buckets if together else 1) if labelled else left
         rows = self._stage(
             "rows and labels",
-            {f"spine {n}": (steps.spine, self._plan, left, right, n) for n in range(buckets)} | corrections,
+            {f"spine {n}": (steps.spine, self._plan, left, right, n, of_view) for n in range(buckets)} | corrections,
         )
         self._note({name: rows.pop(name) for name in corrections})
         cut = self._cut(rows)

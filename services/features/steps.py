@@ -40,8 +40,9 @@ from tabular.parquet import to_parquet
 _DAY = 86_400_000_000
 _ROWS_PER_FILE = 1_000_000
 # Part of a build's name: results of steps that worked differently are not taken over.
-_STEPS = 2
+_STEPS = 3
 POSITION = "__position"
+_BUCKET = "__bucket_{}"
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,13 @@ def corrected(place: Place, plan: Plan, name: str, held: Held, bucket: int) -> t
     return scratch.write(_scratch(place), [table]), table.num_rows
 
 
-def spine(place: Place, plan: Plan, left: Held, right: Held, bucket: int) -> tuple[str, list[tuple[int, int]]]:
-    """Make the rows that enter, of one bucket; return with the result how many there are of each day, in order."""
+def spine(
+    place: Place, plan: Plan, left: Held, right: Held, bucket: int, of_view: Sequence[int]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Make the rows that enter, of one bucket; return with the result how many there are of each day, in order.
+
+    Where the nth view's rows are cut into several buckets, `of_view`, each row has its own's number in a column.
+    """
     registered = FeatureSetRegistered.FromString(plan.feature_set)
     feature_set = registered.feature_set
     of_spine = dataset(plan, feature_set.spine.dataset)
@@ -148,6 +154,12 @@ def spine(place: Place, plan: Plan, left: Held, right: Held, bucket: int) -> tup
     table = assembly.spine_of(feature_set, of_spine, of_label, plan.span, rows, labels)
     kept = {*columns_kept(registered, plan), CUTOFF, LABEL, LABEL_TIME}
     table = table.select([name for name in table.column_names if name in kept])
+    # Told here once: each bucket of a view looks through all rows.
+    for n, (wanted, buckets) in enumerate(zip(feature_set.view_features, of_view, strict=True)):
+        if buckets > 1:
+            names = spine_keys(wanted, FeatureView.FromString(plan.views[wanted.view]))
+            numbers = assembly.buckets_of([table[name] for name in names], buckets)
+            table = table.append_column(_BUCKET.format(n), pa.array(numbers.astype(np.uint16)))
     days = [(0, table.num_rows)]
     if of_spine.event_time:
         day, rows = np.unique(table[CUTOFF].cast(pa.int64()).to_numpy() // _DAY, return_counts=True)
@@ -209,7 +221,7 @@ def features(place: Place, plan: Plan, n: int, held: Held, cut: Sequence[Slice],
     feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
     wanted = feature_set.view_features[n]
     view = FeatureView.FromString(plan.views[wanted.view])
-    columns = list(dict.fromkeys([*spine_keys(wanted, view), CUTOFF]))
+    columns = [*spine_keys(wanted, view), CUTOFF, *([_BUCKET.format(n)] if buckets > 1 else [])]
     of_view = dataset(plan, view.dataset)
     table = _rows(place, held, bucket, assembly.columns_loaded(wanted, view, of_view))
     rows = ViewRows(feature_set, n, view, of_view, table)
@@ -218,7 +230,7 @@ def features(place: Place, plan: Plan, n: int, held: Held, cut: Sequence[Slice],
         asked = _slice(place, part, columns)
         places = np.arange(part.rows, dtype=np.int32)
         if buckets > 1:
-            mine = assembly.buckets_of([asked[name] for name in spine_keys(wanted, view)], buckets) == bucket
+            mine = asked[_BUCKET.format(n)].to_numpy() == bucket
             asked, places = asked.filter(pa.array(mine)), places[mine]
         return rows.features(asked).append_column(POSITION, pa.array(places))
 
