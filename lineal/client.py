@@ -26,6 +26,7 @@ from lineal.api.trainer.v1 import trainer_service_pb2 as trainer_api
 from lineal.calls import Services
 from lineal.calls import new_request_id as new_request_id
 from lineal.channel import DEFAULT_DEADLINE_SECONDS, TRANSIENT
+from lineal.decisions import Decisions
 from lineal.errors import CallFailed as CallFailed
 from lineal.errors import Mistake, ProjectInvalid, call_failed
 from lineal.frames import as_table, columns, columns_by_row, from_pieces, micros
@@ -69,6 +70,7 @@ class Client:
         self.profile = profile if isinstance(profile, Profile) else Profile.load(profile)
         self.services = Services(self.profile, deadline_seconds)
         self.quarantine = Quarantine(self.services)
+        self.decisions = Decisions(self.services)
 
     def __enter__(self) -> "Client":
         """Use within a block."""

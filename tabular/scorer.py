@@ -89,6 +89,11 @@ class Scorer:
         found = self._model.get_feature_importance(pool, type="ShapValues", thread_count=1)
         return np.asarray(found, dtype=np.float64)
 
+    def borders(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return what the trees split numeric columns at: the score of a row changes only where a number passes one."""
+        names = [column.name for column in self.bundle.columns]
+        return {names[index]: np.array(at, dtype=np.float32) for index, at in self._model.get_borders().items()}
+
     @property
     def compiled(self) -> bool:
         """Whether the compiled applier scores."""

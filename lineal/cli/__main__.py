@@ -84,6 +84,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     log.endpoint,
     look.trace,
     look.explain,
+    decisions.counterfactuals,
     decisions.review,
     prove.prove,
     prove.verify,

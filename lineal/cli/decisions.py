@@ -1,4 +1,4 @@
-"""Commands about decisions on people: the reasons that are told of them."""
+"""Commands about decisions on people: the reasons that are told of them, and what would have changed them."""
 
 from typing import Annotated
 
@@ -10,6 +10,8 @@ from lineal.cli.output import moment, options, plain, say, short, show
 from lineal.cli.work import Reason, connect
 from lineal.client import new_request_id
 from lineal.errors import LinealError
+from lineal.reasons import counterfactuals as search
+from lineal.reasons import value
 
 
 def review(
@@ -36,6 +38,33 @@ def review(
         )
         done = registry.call("ReviewExplanations", request)
     show({"position": done.position}, ("model", "explanations", "position"), [(model, short(digest), done.position)])
+
+
+def counterfactuals(
+    prediction: Annotated[str, typer.Argument(help="Id of a prediction.")],
+    most: Annotated[int, typer.Option("--most", "-n", help="Show at most so many; 0 is 3.", min=0, max=10)] = 0,
+) -> None:
+    """Show what would have changed a decision: the fewest and smallest changes that the reviewed policy allows."""
+    with connect() as client:
+        found = search(client.services, prediction, most)
+    rows = [
+        (
+            number if first else "",
+            change.column,
+            value(change, "old"),
+            value(change, "new"),
+            f"{change.distance:.1%}",
+            each.score if first else "",
+            each.decision if first else "",
+        )
+        for number, each in enumerate(found.counterfactuals, 1)
+        for first, change in zip([True, *[False] * len(each.changes)], each.changes, strict=False)
+    ]
+    names = ("number", "column", "was", "would have been", "of others between", "score", "decision")
+    title = f"score {found.score:.4f}, decision {found.decision}; each of these would have changed it"
+    show(found, names, rows, title=title if rows else "")
+    limit = ", as many as it may score, so there may be smaller changes" if found.exhausted else ""
+    say(f"the search scored {found.scored_rows:,} rows{limit}; policy {short(found.policy_digest)}")
 
 
 def _show_policy(found: registry_api.GetModelResponse) -> None:

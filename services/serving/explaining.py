@@ -1,31 +1,44 @@
-"""Explanations: how much each column moved the score of a row, and the reasons to tell, apart from predictions."""
+"""Explanations, apart from predictions: what moved a score, the reasons to tell, what would have changed it."""
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from chassis.artifacts import ArtifactStore
 from chassis.errors import FieldViolation, InvalidArgument, Unavailable
-from lineal.api.serving.v1.serving_service_pb2 import Contribution, ExplainResponse, Explanation, ReasonBasis
+from lineal.api.serving.v1.serving_service_pb2 import (
+    Contribution,
+    ExplainResponse,
+    Explanation,
+    FindCounterfactualsResponse,
+    ReasonBasis,
+)
 from services.serving.arms import ArmTable
+from services.serving.counterfactuals import find, may_be_changed, proven
 from services.serving.policies import ReviewedPolicy
 from services.serving.population import population_of
 from services.serving.predictor import Predictor, Scored
 from services.serving.reasons import Reference, adverse, reasons_of, reference_of
 from services.serving.request import Request
 
+T = TypeVar("T")
+
 MOST_ROWS = 1_000
+_COUNTERFACTUALS = 3
+_MOST_COUNTERFACTUALS = 10
 # Calls that compute or wait; an explanation costs a hundred predictions or more, so more would only wait in vain.
 _MOST_CALLS = 8
 _MOST_REFERENCES = 64
 
 
 class TooManyRows(InvalidArgument):
-    """More rows are given than are explained in one call."""
+    """More is asked for than one call explains."""
 
 
 class ExplanationsBusy(Unavailable):
@@ -49,16 +62,53 @@ class Explainer:
         if request.rows > MOST_ROWS:
             what = FieldViolation("columns", f"send at most {MOST_ROWS:,} rows at a time")
             raise TooManyRows(f"{request.rows:,} rows are too many for one explanation", [what])
+        with self._call():
+            scored = await self._predictor.score(request)
+            reviewed = self._arms.policy(request.endpoint)
+            return await self._apart(lambda: self._explained(scored, reviewed))
+
+    async def counterfactuals(self, request: Request, most: int) -> FindCounterfactualsResponse:
+        """Find what would have changed the decision of a row; at most so many answers, 0 is the usual number.
+
+        Raises TooManyRows, ExplanationsBusy, PolicyNotReviewed, NothingToChange, PopulationMissing, and what predicting
+        the row raises.
+        """
+        if request.rows > 1:
+            what = FieldViolation("columns", "send one row")
+            raise TooManyRows(f"{request.rows:,} rows are too many for one search", [what])
+        if most > _MOST_COUNTERFACTUALS:
+            what = FieldViolation("most", f"ask for at most {_MOST_COUNTERFACTUALS}")
+            raise TooManyRows(f"{most:,} counterfactuals are too many for one search", [what])
+        with self._call():
+            scored = await self._predictor.score(request)
+            reviewed = may_be_changed(scored, self._arms.policy(request.endpoint))
+            found = await self._apart(
+                lambda: find(
+                    scored,
+                    request,
+                    population_of(scored.scorer.bundle, self._artifacts),
+                    reviewed,
+                    most or _COUNTERFACTUALS,
+                )
+            )
+            if found.again is not None:
+                # As any client would, features and transforms included.
+                again = await self._predictor.score(found.again)
+                found.response.counterfactuals.extend(proven(scored, again, found.changes))
+            return found.response
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
         if self._calls >= _MOST_CALLS:
             raise ExplanationsBusy(f"{self._calls} explanations are under way on this replica; try again")
         self._calls += 1
         try:
-            scored = await self._predictor.score(request)
-            reviewed = self._arms.policy(request.endpoint)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._explained, scored, reviewed)
+            yield
         finally:
             self._calls -= 1
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self) -> None:
         """End the thread."""

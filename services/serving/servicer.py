@@ -67,6 +67,12 @@ class ServingServicer(ServingServiceServicer):
     async def Explain(self, request: api.ExplainRequest, context: Context) -> api.ExplainResponse:
         return await self._explainer.explain(self._made(request, bundle_digest=request.bundle_digest))
 
+    async def FindCounterfactuals(
+        self, request: api.FindCounterfactualsRequest, context: Context
+    ) -> api.FindCounterfactualsResponse:
+        made = self._made(request, bundle_digest=request.bundle_digest)
+        return await self._explainer.counterfactuals(made, request.most)
+
     async def DescribeEndpoint(
         self, request: api.DescribeEndpointRequest, context: Context
     ) -> api.DescribeEndpointResponse:
@@ -110,7 +116,11 @@ class ServingServicer(ServingServiceServicer):
         return answer
 
     def _made(
-        self, request: api.PredictRequest | api.ExplainRequest, *, request_id: str = "", bundle_digest: str = ""
+        self,
+        request: api.PredictRequest | api.ExplainRequest | api.FindCounterfactualsRequest,
+        *,
+        request_id: str = "",
+        bundle_digest: str = "",
     ) -> Request:
         sent = by_name(request.columns)
         return make(

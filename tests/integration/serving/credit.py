@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chassis.artifacts import canonical_json
+from lineal.api.features.v1.transform_pb2 import Ratio, Transform
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import Endpoint
 from lineal.api.registry.v1.explanation_pb2 import AdverseScores, ExplanationPolicy, ReasonGroup, ReasonText
@@ -23,6 +24,7 @@ from tests.integration.test_predictions import World, champion, model_bytes, rid
 
 COLUMNS = ("income", "debt", "late", "age", "months", "region")
 ROWS = 2_000
+BURDEN = Transform(name="burden", ratio=Ratio(numerator="debt", denominator="income"))
 Rows = dict[str, npt.NDArray[Any]]
 
 
@@ -46,14 +48,20 @@ def rows(count: int, seed: int) -> Rows:
     }
 
 
-@cache
-def fitted() -> catboost.CatBoostClassifier:
-    """Return a model of the probability of a default."""
+def learnt_from(*, burden: bool) -> Rows:
+    """Return what the model is fitted on, with the share of debts in the income where it is asked for."""
     learnt = rows(ROWS, 0)
+    return learnt | ({BURDEN.name: learnt["debt"] / learnt["income"]} if burden else {})
+
+
+@cache
+def fitted(*, burden: bool = False) -> catboost.CatBoostClassifier:
+    """Return a model of the probability of a default."""
+    learnt = learnt_from(burden=burden)
     risk = -learnt["income"] / 1_000 + np.nan_to_num(learnt["debt"]) / 3_000 + learnt["late"] - learnt["months"] / 100
     label = (risk + (learnt["region"] == "south") + np.random.default_rng(1).normal(size=ROWS) > -2).astype(int)
-    listed = [list(row) for row in zip(*(learnt[name].tolist() for name in COLUMNS), strict=True)]
-    pool = catboost.Pool(listed, label, cat_features=[5], feature_names=list(COLUMNS))
+    listed = [list(row) for row in zip(*(values.tolist() for values in learnt.values()), strict=True)]
+    pool = catboost.Pool(listed, label, cat_features=[5], feature_names=list(learnt))
     settings = {"iterations": 80, "depth": 4, "thread_count": 1, "verbose": False, "allow_writing_files": False}
     return catboost.CatBoostClassifier(**settings).fit(pool)
 
@@ -82,8 +90,11 @@ class Bank(World):
         self.suite = suite
         self.registry, self.serving, self.monitor = (suite.stub(name) for name in ("registry", "serving", "monitor"))
 
-    async def open(self, explanations: ExplanationPolicy | None) -> str:
-        """Declare the model by `ada`, have it reviewed by `grace`, and serve it; return the bundle's digest."""
+    async def open(self, explanations: ExplanationPolicy | None, *, burden: bool = False) -> str:
+        """Declare the model by `ada`, have it reviewed by `grace`, and serve it; return the bundle's digest.
+
+        With `burden` the model takes the share of debts in the income, too, which is computed on demand.
+        """
         digest = ""
         if explanations is not None:
             digest = await self.declare(explanations)
@@ -94,7 +105,7 @@ class Bank(World):
             )
         endpoint = Endpoint(name="shop", model="shop", strict=True)
         await self.registry.RegisterEndpoint(registry_api.RegisterEndpointRequest(request_id=rid(), endpoint=endpoint))
-        bundle = self.credit_bundle()
+        bundle = self.credit_bundle(burden=burden)
         await self.releasable(bundle)
         await self.arms(champion(bundle))
         return bundle
@@ -114,14 +125,23 @@ class Bank(World):
         )
         await self.registry.ReviewExplanations(request, metadata=by(person))
 
-    def credit_bundle(self) -> str:
+    def credit_bundle(self, *, burden: bool) -> str:
         """Put a bundle of the model, with a sample of what it was fitted on."""
-        artifacts = self.suite.artifacts
+        artifacts, learnt = self.suite.artifacts, learnt_from(burden=burden)
         buffer = io.BytesIO()
-        pq.write_table(pa.table(rows(ROWS, 0)), buffer)
-        files = {MODEL_FILE: artifacts.put(model_bytes(fitted())), REFERENCE_FILE: artifacts.put(buffer.getvalue())}
-        columns = [ModelColumn(name, "categorical" if name == "region" else "numeric") for name in COLUMNS]
-        bundle = Bundle("shop", "binary", tuple(columns), files)
+        pq.write_table(pa.table(learnt), buffer)
+        model = artifacts.put(model_bytes(fitted(burden=burden)))
+        files = {MODEL_FILE: model, REFERENCE_FILE: artifacts.put(buffer.getvalue())}
+        columns = [
+            ModelColumn(
+                name,
+                "categorical" if name == "region" else "numeric",
+                "transform" if name == BURDEN.name else "request",
+            )
+            for name in learnt
+        ]
+        transforms = (BURDEN,) if burden else ()
+        bundle = Bundle("shop", "binary", tuple(columns), files, transforms=transforms)
         digest: str = artifacts.put(canonical_json(bundle.to_json()))
         return digest
 

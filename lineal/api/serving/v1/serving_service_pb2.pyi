@@ -500,6 +500,189 @@ class Contribution(_message.Message):
 Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
 
 @_typing.final
+class FindCounterfactualsRequest(_message.Message):
+    """Request of FindCounterfactuals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_MICROS_FIELD_NUMBER: _builtins.int
+    MIN_POSITION_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Name of the endpoint."""
+    bundle_digest: _builtins.str
+    """Bundle that decides: the champion or a challenger; empty is the one that Predict would ask."""
+    routing_key: _builtins.str
+    """As Predict's."""
+    min_position: _builtins.int
+    """As Predict's."""
+    most: _builtins.int
+    """Counterfactuals to return at most, each of other columns; default 3, the most is 10."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[_column_pb2.Column]:
+        """As Predict's, one row."""
+
+    @_builtins.property
+    def event_time_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As Predict's."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        bundle_digest: _builtins.str = ...,
+        routing_key: _builtins.str = ...,
+        columns: _abc.Iterable[_column_pb2.Column] | None = ...,
+        event_time_micros: _abc.Iterable[_builtins.int] | None = ...,
+        min_position: _builtins.int = ...,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "columns", b"columns", "endpoint", b"endpoint", "event_time_micros", b"event_time_micros", "min_position", b"min_position", "most", b"most", "routing_key", b"routing_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindCounterfactualsRequest: _TypeAlias = FindCounterfactualsRequest  # noqa: Y015
+
+@_typing.final
+class FindCounterfactualsResponse(_message.Message):
+    """Response of FindCounterfactuals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    POPULATION_DIGEST_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    COUNTERFACTUALS_FIELD_NUMBER: _builtins.int
+    SCORED_ROWS_FIELD_NUMBER: _builtins.int
+    EXHAUSTED_FIELD_NUMBER: _builtins.int
+    bundle_digest: _builtins.str
+    """Digest of the bundle that decides."""
+    policy_digest: _builtins.str
+    """Digest of the reviewed policy."""
+    population_digest: _builtins.str
+    """Digest of the file of rows that values are taken from: the bundle's sample of the rows that it was fitted on."""
+    score: _builtins.float
+    """Score of the row as Predict answers it."""
+    decision: _builtins.int
+    """Decision of the row."""
+    scored_rows: _builtins.int
+    """Rows that were scored."""
+    exhausted: _builtins.bool
+    """Whether the search ended since it may score no more rows."""
+    @_builtins.property
+    def counterfactuals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Counterfactual]:
+        """What would have changed it: of fewest columns first, then of smallest changes. Empty when nothing was found."""
+
+    def __init__(
+        self,
+        *,
+        bundle_digest: _builtins.str = ...,
+        policy_digest: _builtins.str = ...,
+        population_digest: _builtins.str = ...,
+        score: _builtins.float = ...,
+        decision: _builtins.int = ...,
+        counterfactuals: _abc.Iterable[Global___Counterfactual] | None = ...,
+        scored_rows: _builtins.int = ...,
+        exhausted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "counterfactuals", b"counterfactuals", "decision", b"decision", "exhausted", b"exhausted", "policy_digest", b"policy_digest", "population_digest", b"population_digest", "score", b"score", "scored_rows", b"scored_rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindCounterfactualsResponse: _TypeAlias = FindCounterfactualsResponse  # noqa: Y015
+
+@_typing.final
+class Counterfactual(_message.Message):
+    """Changes of a row that together change its decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """Score with them."""
+    decision: _builtins.int
+    """Decision with them."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ColumnChange]:
+        """One per column that is changed."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___ColumnChange] | None = ...,
+        score: _builtins.float = ...,
+        decision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "decision", b"decision", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015
+
+@_typing.final
+class ColumnChange(_message.Message):
+    """A change of a column."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    OLD_NUMBER_FIELD_NUMBER: _builtins.int
+    OLD_TEXT_FIELD_NUMBER: _builtins.int
+    NEW_NUMBER_FIELD_NUMBER: _builtins.int
+    NEW_TEXT_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """Name of the column."""
+    old_number: _builtins.float
+    """A number."""
+    old_text: _builtins.str
+    """A category."""
+    new_number: _builtins.float
+    """A number."""
+    new_text: _builtins.str
+    """A category."""
+    distance: _builtins.float
+    """Share of the population between both values; 1 for a category or where the row has null."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        old_number: _builtins.float = ...,
+        old_text: _builtins.str = ...,
+        new_number: _builtins.float = ...,
+        new_text: _builtins.str = ...,
+        distance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "new_number", b"new_number", "new_text", b"new_text", "old", b"old", "old_number", b"old_number", "old_text", b"old_text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "distance", b"distance", "new", b"new", "new_number", b"new_number", "new_text", b"new_text", "old", b"old", "old_number", b"old_number", "old_text", b"old_text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_new: _TypeAlias = _typing.Literal["new_number", "new_text"]  # noqa: Y015
+    _WhichOneofArgType_new: _TypeAlias = _typing.Literal["new", b"new"]  # noqa: Y015
+    _WhichOneofReturnType_old: _TypeAlias = _typing.Literal["old_number", "old_text"]  # noqa: Y015
+    _WhichOneofArgType_old: _TypeAlias = _typing.Literal["old", b"old"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_new) -> _WhichOneofReturnType_new | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_old) -> _WhichOneofReturnType_old | None: ...
+
+Global___ColumnChange: _TypeAlias = ColumnChange  # noqa: Y015
+
+@_typing.final
 class DescribeEndpointRequest(_message.Message):
     """Request of DescribeEndpoint."""
 

@@ -50,6 +50,11 @@ class ServingServiceStub(object):
                 request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.FindCounterfactuals = channel.unary_unary(
+                '/lineal.api.serving.v1.ServingService/FindCounterfactuals',
+                request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.FindCounterfactualsRequest.SerializeToString,
+                response_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.FindCounterfactualsResponse.FromString,
+                _registered_method=True)
         self.DescribeEndpoint = channel.unary_unary(
                 '/lineal.api.serving.v1.ServingService/DescribeEndpoint',
                 request_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.DescribeEndpointRequest.SerializeToString,
@@ -95,6 +100,17 @@ class ServingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindCounterfactuals(self, request, context):
+        """Says what would have changed the decision of a row: the fewest and smallest changes of columns to values that others have, as the
+        model's reviewed explanation policy allows them. The search is the same each time and scores at most 50,000 rows, so it may miss smaller
+        changes; each answer was scored again by the same bundle. Nothing is recorded. UNAVAILABLE as Explain; INVALID_ARGUMENT as
+        Predict's; FAILED_PRECONDITION for a model without a reviewed policy, of several classes or of a regression, and
+        for a bundle without a sample of the rows that it was fitted on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeEndpoint(self, request, context):
         """Returns what an endpoint needs and serves. NOT_FOUND when it is unknown.
         """
@@ -126,6 +142,11 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainRequest.FromString,
                     response_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'FindCounterfactuals': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindCounterfactuals,
+                    request_deserializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.FindCounterfactualsRequest.FromString,
+                    response_serializer=lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.FindCounterfactualsResponse.SerializeToString,
             ),
             'DescribeEndpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeEndpoint,
@@ -220,6 +241,33 @@ class ServingService(object):
             '/lineal.api.serving.v1.ServingService/Explain',
             lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainRequest.SerializeToString,
             lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindCounterfactuals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lineal.api.serving.v1.ServingService/FindCounterfactuals',
+            lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.FindCounterfactualsRequest.SerializeToString,
+            lineal_dot_api_dot_serving_dot_v1_dot_serving__service__pb2.FindCounterfactualsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,13 @@ class ServingServiceStub:
     decision is about, where the model has a reviewed explanation policy. Nothing is recorded. Computed apart from predictions, a few calls at once:
     UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
     """
+    FindCounterfactuals: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.FindCounterfactualsRequest, _serving_service_pb2.FindCounterfactualsResponse]
+    """Says what would have changed the decision of a row: the fewest and smallest changes of columns to values that others have, as the
+    model's reviewed explanation policy allows them. The search is the same each time and scores at most 50,000 rows, so it may miss smaller
+    changes; each answer was scored again by the same bundle. Nothing is recorded. UNAVAILABLE as Explain; INVALID_ARGUMENT as
+    Predict's; FAILED_PRECONDITION for a model without a reviewed policy, of several classes or of a regression, and
+    for a bundle without a sample of the rows that it was fitted on.
+    """
     DescribeEndpoint: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.DescribeEndpointRequest, _serving_service_pb2.DescribeEndpointResponse]
     """Returns what an endpoint needs and serves. NOT_FOUND when it is unknown."""
     GetCounters: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.GetCountersRequest, _serving_service_pb2.GetCountersResponse]
@@ -76,6 +83,13 @@ class ServingServiceAsyncStub(ServingServiceStub):
     against the rows that the bundle was trained on), and the reasons to tell whom a
     decision is about, where the model has a reviewed explanation policy. Nothing is recorded. Computed apart from predictions, a few calls at once:
     UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
+    """
+    FindCounterfactuals: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.FindCounterfactualsRequest, _serving_service_pb2.FindCounterfactualsResponse]  # type: ignore[assignment]
+    """Says what would have changed the decision of a row: the fewest and smallest changes of columns to values that others have, as the
+    model's reviewed explanation policy allows them. The search is the same each time and scores at most 50,000 rows, so it may miss smaller
+    changes; each answer was scored again by the same bundle. Nothing is recorded. UNAVAILABLE as Explain; INVALID_ARGUMENT as
+    Predict's; FAILED_PRECONDITION for a model without a reviewed policy, of several classes or of a regression, and
+    for a bundle without a sample of the rows that it was fitted on.
     """
     DescribeEndpoint: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.DescribeEndpointRequest, _serving_service_pb2.DescribeEndpointResponse]  # type: ignore[assignment]
     """Returns what an endpoint needs and serves. NOT_FOUND when it is unknown."""
@@ -118,6 +132,19 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
         against the rows that the bundle was trained on), and the reasons to tell whom a
         decision is about, where the model has a reviewed explanation policy. Nothing is recorded. Computed apart from predictions, a few calls at once:
         UNAVAILABLE asks to try again. INVALID_ARGUMENT as Predict's, and for a bundle that has no arm or for too many rows.
+        """
+
+    @_abc_1.abstractmethod
+    def FindCounterfactuals(
+        self,
+        request: _serving_service_pb2.FindCounterfactualsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_service_pb2.FindCounterfactualsResponse, _abc.Awaitable[_serving_service_pb2.FindCounterfactualsResponse]]:
+        """Says what would have changed the decision of a row: the fewest and smallest changes of columns to values that others have, as the
+        model's reviewed explanation policy allows them. The search is the same each time and scores at most 50,000 rows, so it may miss smaller
+        changes; each answer was scored again by the same bundle. Nothing is recorded. UNAVAILABLE as Explain; INVALID_ARGUMENT as
+        Predict's; FAILED_PRECONDITION for a model without a reviewed policy, of several classes or of a regression, and
+        for a bundle without a sample of the rows that it was fitted on.
         """
 
     @_abc_1.abstractmethod
