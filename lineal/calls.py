@@ -23,9 +23,17 @@ _STUBS = {
     "quarantine": ("lineal.api.ingest.v1.quarantine_service_pb2_grpc", "QuarantineServiceStub"),
     "vault": ("lineal.api.ingest.v1.vault_service_pb2_grpc", "VaultServiceStub"),
     "scoring": ("lineal.api.serving.v1.scoring_service_pb2_grpc", "ScoringServiceStub"),
+    "contests": ("lineal.api.monitor.v1.contest_service_pb2_grpc", "ContestServiceStub"),
 }
 # Services that another one's process offers.
-_WITHIN = {"proofs": "lineage", "keeping": "lineage", "quarantine": "ingest", "vault": "ingest", "scoring": "serving"}
+_WITHIN = {
+    "proofs": "lineage",
+    "keeping": "lineage",
+    "quarantine": "ingest",
+    "vault": "ingest",
+    "scoring": "serving",
+    "contests": "monitor",
+}
 
 
 def new_request_id() -> str:

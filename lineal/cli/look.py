@@ -149,10 +149,11 @@ def explain(
     if not options.json:
         raw = f"raw score {found.raw_score:.4f}, where {found.expected_raw_score:.4f} is expected"
         console.print(f"score {found.score:.4f}; {raw} and the columns' contributions make the difference")
-        _say_reasons(response)
+        say_reasons(response)
 
 
-def _say_reasons(response: serving_api.ExplainResponse) -> None:
+def say_reasons(response: serving_api.ExplainResponse) -> None:
+    """Tell the reasons of one explained prediction, or why there are none."""
     if response.without_reasons:
         say(f"no reasons: {response.without_reasons}")
         return

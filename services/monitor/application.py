@@ -373,7 +373,7 @@ def _endpoints_of(connection: Connection, where: tables.PredictionTables, ids: S
 
 
 def _unknown(prediction_id: str) -> PredictionUnknown:
-    return PredictionUnknown(f"prediction {prediction_id!r} was never recorded here")
+    return PredictionUnknown(f"prediction {prediction_id!r} was never recorded here; give an id that Predict answered")
 
 
 def _record_of(

@@ -54,6 +54,15 @@ class Facts:
             raise EndpointUnknown(f"endpoint {name!r} was never declared; `lineal apply` declares it")
         return EndpointFacts(endpoint, arms, await self._label(endpoint.model))
 
+    async def answerable(self, model: str) -> set[str]:
+        """Return who ever declared or owned a model, as actors are named."""
+        found = set()
+        for event in await self._log.read_stream(f"model/{model}"):
+            if isinstance(event.message, ModelRegistered):
+                owner = event.message.model.owner
+                found |= {event.actor, owner, f"person:{owner}"}
+        return found
+
     def bundle(self, digest: str) -> Bundle:
         """Return a manifest. Raises NotABundle, ArtifactNotFound."""
         try:

@@ -6,9 +6,13 @@ from typing import Any
 import pyarrow as pa
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from chassis.past import AsOf
+from lineal.api.monitor.v1 import contest_service_pb2 as contest_api
 from lineal.api.monitor.v1 import monitor_service_pb2 as api
+from lineal.api.monitor.v1.contest_service_pb2_grpc import ContestServiceServicer
 from lineal.api.monitor.v1.monitor_service_pb2_grpc import MonitorServiceServicer
 from services.monitor.application import Monitor
+from services.monitor.contests import Contests
 from services.monitor.parity import Parity
 
 Context = Any
@@ -128,6 +132,51 @@ class MonitorServicer(MonitorServiceServicer):
 
     async def GetCounters(self, request: api.GetCountersRequest, context: Context) -> api.GetCountersResponse:
         return api.GetCountersResponse(endpoints=await self._monitor.counters(request.endpoint))
+
+
+class ContestServicer(ContestServiceServicer):
+    """`lineal.api.monitor.v1.ContestService`."""
+
+    def __init__(self, contests: Contests) -> None:
+        self._contests = contests
+
+    async def ContestPrediction(
+        self, request: contest_api.ContestPredictionRequest, context: Context
+    ) -> contest_api.ContestPredictionResponse:
+        contest, position = await self._contests.contest(
+            request_id=request.request_id, prediction_id=request.prediction_id, reason=request.reason
+        )
+        return contest_api.ContestPredictionResponse(contest=contest, position=position)
+
+    async def ResolveContest(
+        self, request: contest_api.ResolveContestRequest, context: Context
+    ) -> contest_api.ResolveContestResponse:
+        contest, position = await self._contests.resolve(
+            request_id=request.request_id,
+            contest_id=request.contest_id,
+            resolution=request.resolution,
+            reason=request.reason,
+        )
+        return contest_api.ResolveContestResponse(contest=contest, position=position)
+
+    async def GetContest(
+        self, request: contest_api.GetContestRequest, context: Context
+    ) -> contest_api.GetContestResponse:
+        contest, evidence = await self._contests.get(request.contest_id, request.min_position, AsOf.of(request))
+        return contest_api.GetContestResponse(contest=contest, evidence=evidence)
+
+    async def ListContests(
+        self, request: contest_api.ListContestsRequest, context: Context
+    ) -> contest_api.ListContestsResponse:
+        contests, token = await self._contests.page(
+            request.endpoint,
+            request.state,
+            request.page_size,
+            request.page_token,
+            request.min_position,
+            AsOf.of(request),
+        )
+        return contest_api.ListContestsResponse(contests=contests, next_page_token=token)
 
 
 def _range(

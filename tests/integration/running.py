@@ -1,6 +1,7 @@
 """Run services for real in this process, each on a free port, wired by one profile."""
 
 import importlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,13 @@ class Suite:
         self.folder = folder
         self.profile = folder / "profile.yaml"
         self.servers: dict[str, RunningServer] = {}
+        self._expected: dict[str, int] = {}
         self._stack = stack
+
+    def expect(self, name: str) -> None:
+        """Give a service its port before it starts, so that those started before it know it, too."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._expected[name] = free.getsockname()[1]
 
     async def start(self, *names: str, **settings: Any) -> None:
         """Start services in this order; `settings` are of the last one."""
@@ -28,7 +35,8 @@ class Suite:
             module = importlib.import_module(f"services.{name}.settings")
             build = importlib.import_module(f"services.{name}.server").build
             own = settings if name == names[-1] else {}
-            values = {"port": 0, "data_dir": self.folder, "profile": self.profile, "drain_seconds": 0} | own
+            port = self._expected.get(name, 0)
+            values = {"port": port, "data_dir": self.folder, "profile": self.profile, "drain_seconds": 0} | own
             self._save_profile()
             self.servers[name] = await self._stack.enter_async_context(start(name, module.Settings(**values), build))
         self._save_profile()
@@ -51,7 +59,9 @@ class Suite:
 
     def _save_profile(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        Profile({name: server.address for name, server in self.servers.items()}).save(self.profile)
+        expected = {name: f"127.0.0.1:{port}" for name, port in self._expected.items()}
+        started = {name: server.address for name, server in self.servers.items()}
+        Profile(expected | started).save(self.profile)
 
 
 @asynccontextmanager

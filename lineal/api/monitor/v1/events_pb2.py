@@ -23,23 +23,28 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lineal.api.monitor.v1 import contest_pb2 as lineal_dot_api_dot_monitor_dot_v1_dot_contest__pb2
 from lineal.api.monitor.v1 import prediction_pb2 as lineal_dot_api_dot_monitor_dot_v1_dot_prediction__pb2
 from lineal.api.monitor.v1 import report_pb2 as lineal_dot_api_dot_monitor_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lineal/api/monitor/v1/events.proto\x12\x15lineal.api.monitor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&lineal/api/monitor/v1/prediction.proto\x1a\"lineal/api/monitor/v1/report.proto\"\xaa\x02\n\rSegmentSealed\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x16\n\x0esegment_digest\x18\x02 \x01(\t\x12\x13\n\x0bmerkle_root\x18\x03 \x01(\t\x12\x13\n\x0bpredictions\x18\x04 \x01(\x04\x12\x32\n\x0emin_event_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0emax_event_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62undle_digests\x18\x07 \x03(\t\x12\x0e\n\x06leaves\x18\x08 \x01(\x04\x12\x35\n\x07lookups\x18\t \x03(\x0b\x32$.lineal.api.monitor.v1.FeatureLookup\"=\n\x0cPeriodClosed\x12-\n\x06period\x18\x01 \x01(\x0b\x32\x1d.lineal.api.monitor.v1.Period\":\n\x0b\x41larmRaised\x12+\n\x05\x61larm\x18\x01 \x01(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\"B\n\rParityChecked\x12\x31\n\x05\x63heck\x18\x01 \x01(\x0b\x32\".lineal.api.monitor.v1.ParityCheckb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lineal/api/monitor/v1/events.proto\x12\x15lineal.api.monitor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#lineal/api/monitor/v1/contest.proto\x1a&lineal/api/monitor/v1/prediction.proto\x1a\"lineal/api/monitor/v1/report.proto\"\xaa\x02\n\rSegmentSealed\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x16\n\x0esegment_digest\x18\x02 \x01(\t\x12\x13\n\x0bmerkle_root\x18\x03 \x01(\t\x12\x13\n\x0bpredictions\x18\x04 \x01(\x04\x12\x32\n\x0emin_event_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0emax_event_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62undle_digests\x18\x07 \x03(\t\x12\x0e\n\x06leaves\x18\x08 \x01(\x04\x12\x35\n\x07lookups\x18\t \x03(\x0b\x32$.lineal.api.monitor.v1.FeatureLookup\"=\n\x0cPeriodClosed\x12-\n\x06period\x18\x01 \x01(\x0b\x32\x1d.lineal.api.monitor.v1.Period\":\n\x0b\x41larmRaised\x12+\n\x05\x61larm\x18\x01 \x01(\x0b\x32\x1c.lineal.api.monitor.v1.Alarm\"B\n\rParityChecked\x12\x31\n\x05\x63heck\x18\x01 \x01(\x0b\x32\".lineal.api.monitor.v1.ParityCheck\"\xfe\x01\n\x13PredictionContested\x12\x12\n\ncontest_id\x18\x01 \x01(\t\x12\x15\n\rprediction_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x17\n\x0f\x65vidence_digest\x18\x07 \x01(\t\x12\x16\n\x0esegment_digest\x18\x08 \x01(\t\x12\x15\n\rpolicy_digest\x18\t \x01(\t\x12,\n\x08\x64ue_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"n\n\x0f\x43ontestResolved\x12\x12\n\ncontest_id\x18\x01 \x01(\t\x12\x37\n\nresolution\x18\x02 \x01(\x0e\x32#.lineal.api.monitor.v1.ContestState\x12\x0e\n\x06reason\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lineal.api.monitor.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEGMENTSEALED']._serialized_start=171
-  _globals['_SEGMENTSEALED']._serialized_end=469
-  _globals['_PERIODCLOSED']._serialized_start=471
-  _globals['_PERIODCLOSED']._serialized_end=532
-  _globals['_ALARMRAISED']._serialized_start=534
-  _globals['_ALARMRAISED']._serialized_end=592
-  _globals['_PARITYCHECKED']._serialized_start=594
-  _globals['_PARITYCHECKED']._serialized_end=660
+  _globals['_SEGMENTSEALED']._serialized_start=208
+  _globals['_SEGMENTSEALED']._serialized_end=506
+  _globals['_PERIODCLOSED']._serialized_start=508
+  _globals['_PERIODCLOSED']._serialized_end=569
+  _globals['_ALARMRAISED']._serialized_start=571
+  _globals['_ALARMRAISED']._serialized_end=629
+  _globals['_PARITYCHECKED']._serialized_start=631
+  _globals['_PARITYCHECKED']._serialized_end=697
+  _globals['_PREDICTIONCONTESTED']._serialized_start=700
+  _globals['_PREDICTIONCONTESTED']._serialized_end=954
+  _globals['_CONTESTRESOLVED']._serialized_start=956
+  _globals['_CONTESTRESOLVED']._serialized_end=1066
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from lineal.api.monitor.v1 import contest_pb2 as _contest_pb2
 from lineal.api.monitor.v1 import prediction_pb2 as _prediction_pb2
 from lineal.api.monitor.v1 import report_pb2 as _report_pb2
 import builtins as _builtins
@@ -156,3 +157,93 @@ class ParityChecked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParityChecked: _TypeAlias = ParityChecked  # noqa: Y015
+
+@_typing.final
+class PredictionContested(_message.Message):
+    """A decision was contested and its evidence frozen. Stream `contest/<prediction id>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEST_ID_FIELD_NUMBER: _builtins.int
+    PREDICTION_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EVIDENCE_DIGEST_FIELD_NUMBER: _builtins.int
+    SEGMENT_DIGEST_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    contest_id: _builtins.str
+    """Id of the contest."""
+    prediction_id: _builtins.str
+    """The prediction."""
+    endpoint: _builtins.str
+    """Name of the endpoint that answered it."""
+    model: _builtins.str
+    """Name of the model that decided."""
+    bundle_digest: _builtins.str
+    """Bundle that decided."""
+    reason: _builtins.str
+    """Why it is contested."""
+    evidence_digest: _builtins.str
+    """Digest of the frozen evidence, a ContestEvidence."""
+    segment_digest: _builtins.str
+    """Segment that the prediction's record is sealed in."""
+    policy_digest: _builtins.str
+    """Digest of the reviewed policy that the decision was explained by; empty without one."""
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when a person should have decided; unset without such a limit."""
+
+    def __init__(
+        self,
+        *,
+        contest_id: _builtins.str = ...,
+        prediction_id: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        model: _builtins.str = ...,
+        bundle_digest: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        evidence_digest: _builtins.str = ...,
+        segment_digest: _builtins.str = ...,
+        policy_digest: _builtins.str = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "contest_id", b"contest_id", "due_time", b"due_time", "endpoint", b"endpoint", "evidence_digest", b"evidence_digest", "model", b"model", "policy_digest", b"policy_digest", "prediction_id", b"prediction_id", "reason", b"reason", "segment_digest", b"segment_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictionContested: _TypeAlias = PredictionContested  # noqa: Y015
+
+@_typing.final
+class ContestResolved(_message.Message):
+    """A person resolved a contest. Stream `contest/<prediction id>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEST_ID_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    contest_id: _builtins.str
+    """Id of the contest."""
+    resolution: _contest_pb2.ContestState.ValueType
+    """UPHELD or OVERRIDDEN."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        contest_id: _builtins.str = ...,
+        resolution: _contest_pb2.ContestState.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contest_id", b"contest_id", "reason", b"reason", "resolution", b"resolution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContestResolved: _TypeAlias = ContestResolved  # noqa: Y015
