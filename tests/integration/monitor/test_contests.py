@@ -212,7 +212,12 @@ async def test_what_is_unknown_or_without_a_reason_is_refused(court: Court) -> N
     assert await court.listed() == []
 
 
-async def test_a_decision_may_be_contested_while_nobody_can_explain_it(court: Court) -> None:
+async def test_a_decision_may_be_contested_while_nobody_can_explain_it(suite: Any) -> None:
+    suite.expect("serving")
+    await suite.start("lineage", "registry")
+    await suite.start("monitor", contest_days=0)
+    await suite.start("serving")
+    court = Court(suite)
     await court.open(policy())
     prediction = await court.decided()
     request = registry_api.SuspendEndpointRequest(request_id=rid(), name="shop", reason="looked into")
@@ -224,6 +229,7 @@ async def test_a_decision_may_be_contested_while_nobody_can_explain_it(court: Co
     evidence = (await court.contests.GetContest(api.GetContestRequest(contest_id=contest.contest_id))).evidence
     assert "suspended" in evidence.without_explanation
     assert not evidence.HasField("explanation")
+    assert not contest.HasField("due_time")
     assert evidence.record
 
 

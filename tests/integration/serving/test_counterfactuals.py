@@ -79,6 +79,22 @@ async def test_what_feeds_an_immutable_transform_is_left_as_it_is(bank: Bank) ->
     assert not columns & {"income", "debt", "burden"}
 
 
+async def test_a_transform_that_the_request_brings_is_left_as_it_is(bank: Bank) -> None:
+    """It is not what debt and income make, so nobody can say what it would be with others."""
+    await bank.open(policy(), burden=True)
+    people = rows(20, 7) | {"burden": np.full(20, 0.9)}
+    columns = set()
+    for number in range(20):
+        part = {name: values[number : number + 1] for name, values in people.items()}
+        found = await search(bank, part)
+        columns |= {change.column for one in found.counterfactuals for change in one.changes}
+        if found.counterfactuals:
+            again = await bank.answers(changed(part, found))
+            assert found.decision not in again.decisions
+    assert columns
+    assert not columns & {"income", "debt", "burden"}
+
+
 async def test_predictions_go_on_while_searches_run(bank: Bank) -> None:
     await bank.open(policy(**HELD))
     searches = [asyncio.create_task(search(bank, rows(1, seed), most=10)) for seed in range(40)]
@@ -99,11 +115,12 @@ async def test_a_recorded_decision_is_changed_from_the_command_line_and_the_clie
     await bank.recorded(1)
     found = await search(bank, part, most=2)
 
-    def frame() -> Any:
+    def asked() -> Any:
         with Client(bank.suite.profile) as client:
-            return client.decisions.counterfactuals(prediction, most=2)
+            return client.decisions.counterfactuals(prediction, most=2), client.reasons(prediction)
 
-    table = await asyncio.to_thread(frame)
+    table, moved = await asyncio.to_thread(asked)
+    assert set(moved) == {*part, "burden"}
     expected = [(n, c.column, c.new_number) for n, each in enumerate(found.counterfactuals, 1) for c in each.changes]
     assert list(zip(table["counterfactual"], table["column"], table["new"], strict=True)) == expected
     command = [sys.executable, "-m", "lineal.cli", "--connect", str(bank.suite.profile), "counterfactuals", prediction]
