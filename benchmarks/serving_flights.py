@@ -1,7 +1,8 @@
 """Two models of the flights, with texts and with numbers alone, and the rows that are asked about.
 
 `python -m benchmarks.serving_flights FOLDER ROWS` fits both on so many rows: 300 trees of depth 6. Into the folder go
-`texts/model.cbm` and `numbers/model.cbm`, and beside each the rows to ask about, in the order of the model's columns.
+`texts/model.cbm` and `numbers/model.cbm`, and beside each the rows that it learnt from and those to ask about, in the
+order of the model's columns.
 """
 
 import sys
@@ -25,6 +26,11 @@ def rows(folder: Path, kind: str) -> pd.DataFrame:
     return pd.read_parquet(folder / kind / "rows.parquet")
 
 
+def learnt(folder: Path, kind: str) -> pd.DataFrame:
+    """Return the rows that the model was fitted on."""
+    return pd.read_parquet(folder / kind / "learnt.parquet")
+
+
 def _write(folder: Path, count: int) -> None:
     tables = source.load()
     # Spread over the year, and the rows asked about are none that were learnt.
@@ -39,6 +45,7 @@ def _write(folder: Path, count: int) -> None:
         model = catboost.CatBoostClassifier(**_TREES)
         model.fit(frame.iloc[:count], late.iloc[:count], cat_features=categories)
         model.save_model(str(folder / kind / "model.cbm"))
+        frame.iloc[:count].to_parquet(folder / kind / "learnt.parquet", index=False)
         frame.iloc[count:].to_parquet(folder / kind / "rows.parquet", index=False)
 
 

@@ -202,7 +202,7 @@ class Client:
         event_time: "datetime | pd.Series[Any] | None" = None,
         min_position: int = 0,
     ) -> pd.DataFrame:
-        """Score rows; return prediction_id, score, decision, arm, bundle_digest and trace_id for each.
+        """Score rows; return prediction_id, score, decision, arm, bundle_digest, trace_id and flags for each.
 
         With `key`, the name of a column, every row is a request of its own and its key picks the arm, so that releases
         can be judged by units; several requests are under way at once. Without, all rows go in one request.

@@ -1,7 +1,7 @@
 """The bundle: everything that a release needs, as one manifest of digests.
 
 The manifest is canonical JSON in the artifact store; its SHA-256 is the bundle's digest. It names its files by their
-digests, so one digest fixes model, columns, calibration, threshold, drift reference and card together.
+digests, so one digest fixes model, columns, calibration, threshold, drift reference, guard and card together.
 """
 
 import json
@@ -17,6 +17,7 @@ FORMAT = 1
 MODEL_FILE = "model.cbm"
 CARD_FILE = "card.md"
 REFERENCE_FILE = "drift_reference.parquet"
+GUARD_FILE = "guard.json"
 
 Problem = Literal["binary", "regression", "multiclass"]
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tabular.applier import agrees, proven, rows_of
 from tabular.bundle import Bundle, Calibrator, ModelColumn, Problem
+from tabular.guard import Guard
 from tabular.vectors import Vectors
 
 CATBOOST_VERSION: str = catboost.__version__
@@ -42,13 +43,17 @@ class Scores:
 class Scorer:
     """A loaded model with its bundle's calibration. Safe for use by several threads."""
 
-    def __init__(self, bundle: Bundle, model_file: bytes, *, compiled: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, model_file: bytes, *, compiled: bool = False, guard: Guard | None = None
+    ) -> None:
         """Load a model; `compiled` scores with a compiled applier where that gives CatBoost's own numbers.
 
+        `guard` is the bundle's, None for a bundle without one.
         A damaged file may crash the process inside CatBoost: examine unknown bytes in another process first.
         Raises ModelUnreadable when CatBoost refuses the file or its features are not the manifest's columns.
         """
         self.bundle = bundle
+        self.guard = guard
         self._model = load(model_file)
         names = list(self._model.feature_names_)
         if names != [column.name for column in bundle.columns]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.tree import Tree
 
+from lineal.answers import flags_text
 from lineal.api.monitor.v1.report_pb2 import AlarmKind
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import SagaKind, SagaState
@@ -200,6 +201,8 @@ def trace_tree(found: Trace) -> Tree:
     numbers = zip(found.prediction.numeric_columns, record.numeric_values, strict=True)
     texts = zip(found.prediction.categorical_columns, record.categorical_values, strict=True)
     values.add(", ".join([f"{name} {value:.4g}" for name, value in numbers] + [f"{n} {t or '-'}" for n, t in texts]))
+    if record.HasField("flags"):
+        values.add(f"unlike the rows that the bundle was fitted on: {flags_text(record.flags)}")
     tree.add(f"sealed in segment {short(found.prediction.segment_digest) or 'not yet'}")
     bundle = tree.add(f"bundle {short(found.bundle.digest)} ({word(BundleState, found.bundle.state)})")
     for gate in found.bundle.gates:

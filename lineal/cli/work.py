@@ -190,14 +190,18 @@ def predict(
             pq.write_table(table, out)
         say(f"{len(answers):,} answers in {out}")
         return
-    shown = ("prediction_id", "score", "decision", "arm", "bundle_digest")
+    shown = ("prediction_id", "score", "decision", "arm", "bundle_digest", "unusual")
     rows_shown = [
-        (row.prediction_id, row.score, row.decision, row.arm, short(str(row.bundle_digest)))
+        (row.prediction_id, row.score, row.decision, row.arm, short(str(row.bundle_digest)), _unusual(row.flags))
         for row in answers.itertuples()
     ]
     show(answers.to_dict("records"), shown, rows_shown[:20])
     if len(answers) > 20:
         say(f"… and {len(answers) - 20:,} more; `--out` writes all of them")
+
+
+def _unusual(flags: Any) -> str:
+    return "not known" if flags is None else str(flags)
 
 
 def applied_json(applied: list[Any]) -> list[dict[str, Any]]:

@@ -23,9 +23,10 @@ from services.serving.arms import ArmTable
 from services.serving.counterfactuals import find, may_be_changed, proven
 from services.serving.policies import ReviewedPolicy
 from services.serving.population import population_of
-from services.serving.predictor import Predictor, Scored
+from services.serving.predictor import Predictor
 from services.serving.reasons import Reference, adverse, reasons_of, reference_of
 from services.serving.request import Request
+from services.serving.scored import Scored
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from chassis.artifacts import ArtifactStore
 from chassis.errors import LinealError, RuleViolated
 from services.serving.signatures import Signatures
-from tabular.bundle import MODEL_FILE, Bundle, ManifestInvalid
+from tabular.bundle import GUARD_FILE, MODEL_FILE, Bundle, ManifestInvalid
+from tabular.guard import Guard, GuardUnreadable
 from tabular.scorer import ModelUnreadable, Scorer
 
 _logger = logging.getLogger(__name__)
@@ -35,8 +36,10 @@ class Loader:
             manifest, model = await asyncio.to_thread(self._verified, digest)
             compiled = await self._survives(digest, manifest + b"\n" + model)
             bundle = Bundle.from_bytes(manifest)
-            scorer = await asyncio.to_thread(lambda: Scorer(bundle, model, compiled=compiled))
-        except (ManifestInvalid, ModelUnreadable) as error:
+            scorer = await asyncio.to_thread(
+                lambda: Scorer(bundle, model, compiled=compiled, guard=self._guard(bundle))
+            )
+        except (ManifestInvalid, ModelUnreadable, GuardUnreadable) as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
         self._scorers[digest] = scorer
         return scorer
@@ -73,6 +76,13 @@ class Loader:
         except LinealError as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {reading}: {error.message}") from error
         return manifest, model
+
+    def _guard(self, bundle: Bundle) -> Guard | None:
+        """Return the guard of a bundle that was verified, None where it has none: its model was imported."""
+        digest = bundle.files.get(GUARD_FILE)
+        if digest is None:
+            return None
+        return Guard.from_bytes(self._artifacts.read(digest), bundle.numeric, bundle.categorical)
 
     async def _survives(self, digest: str, data: bytes) -> bool:
         """Try a model; return whether its compiled applier may be loaded, which must not keep CatBoost from scoring."""

@@ -28,6 +28,10 @@ def serving_metrics(
             counter("lineal_predictions_logged", "Rows whose record monitor has.", _rows(counted, "logged")),
             counter("lineal_predictions_dropped", "Rows whose record is lost.", _rows(counted, "dropped")),
             gauge("lineal_predictions_queued", "Rows whose record waits in the spool.", _rows(counted, "queued")),
+            counter(
+                "lineal_predictions_flagged", "Rows answered that are unlike the training rows.", _flagged(counted)
+            ),
+            counter("lineal_predictions_unguarded", "Rows whose bundle has no guard.", _rows(counted, "unguarded")),
             counter("model_infer_request_success", "Requests answered.", answered),
             counter("model_infer_request_failure", "Requests that were read and got no answer.", failed),
             summary("model_infer_request_duration", "Seconds from routing to scores.", points, _model),
@@ -39,6 +43,14 @@ def serving_metrics(
 
 def _rows(counted: Iterable[EndpointCounters], name: str) -> list[tuple[Labels, float]]:
     return [({"endpoint": each.endpoint}, float(getattr(each, name))) for each in counted]
+
+
+def _flagged(counted: Iterable[EndpointCounters]) -> list[tuple[Labels, float]]:
+    return [
+        ({"endpoint": each.endpoint, "flag": flag}, float(getattr(each, flag)))
+        for each in counted
+        for flag in ("out_of_range", "unseen", "out_of_distribution")
+    ]
 
 
 def _attributes(endpoint: str, bundle_digest: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Tensors of the Open Inference Protocol to columns, and answers back: raw or typed, as the client speaks."""
 
+import json
 import math
 import struct
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from chassis.errors import FieldViolation, InvalidArgument
 from lineal.api.inference.v2 import inference_service_pb2 as oip
+from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
+from lineal.api.tabular.v1.flags_pb2 import GuardState
 from tabular.bundle import ModelColumn
 
 _DTYPES: dict[str, Any] = {
@@ -104,6 +107,26 @@ def text_parameter(request: oip.ModelInferRequest, name: str) -> str:
     parameter = request.parameters[name]
     choice = parameter.WhichOneof("parameter_choice")
     return "" if choice is None else str(getattr(parameter, choice))
+
+
+def add_flags(response: oip.ModelInferResponse, answer: PredictResponse) -> None:
+    """Add what is unusual about rows: `guard`, `flagged_rows` and, where there are some, `flags` as JSON."""
+    checked = answer.guard == GuardState.GUARD_STATE_CHECKED
+    response.parameters["guard"].string_param = "checked" if checked else "unknown"
+    if checked:
+        response.parameters["flagged_rows"].int64_param = len(answer.flags)
+    if answer.flags:
+        flags = [
+            {
+                "row": each.row,
+                "out_of_range": list(each.out_of_range),
+                "unseen": list(each.unseen),
+                "rarity": each.rarity,
+                "out_of_distribution": each.out_of_distribution,
+            }
+            for each in answer.flags
+        ]
+        response.parameters["flags"].string_param = json.dumps(flags)
 
 
 def fill_outputs(

@@ -15,7 +15,7 @@ from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceServicer
 from services.serving.arms import ArmTable, LoadedArms
 from services.serving.lease import LeaseKeeper
-from services.serving.oip import TensorInvalid, columns_of, fill_outputs, text_parameter
+from services.serving.oip import TensorInvalid, add_flags, columns_of, fill_outputs, text_parameter
 from services.serving.predictor import Answer, BundleNotServed, Predictor
 from services.serving.request import make
 from services.serving.servicer import champion_bundle, required
@@ -97,6 +97,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             ("trace_id", answer.response.trace_id),
         ):
             response.parameters[name].string_param = value
+        add_flags(response, answer.response)
         asked = [output.name for output in request.outputs]
         if answer.raw is None and "raw" in asked:
             raise RawScoreGone("this request was answered before; its raw score is in its record only")

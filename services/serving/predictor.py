@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,24 +15,22 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags,
 from chassis.clock import Clock
 from chassis.durations import Durations
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, Unavailable
-from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
+from lineal.api.monitor.v1.prediction_pb2 import MirroredScore
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
+from lineal.api.tabular.v1.flags_pb2 import RowFlags
+from services.serving.answering import ROLES, Listed, answer_of, flags_of, records_of
 from services.serving.arms import ArmTable, EndpointUnknown, LoadedArms
 from services.serving.lease import LeaseKeeper
 from services.serving.lookups import LookedUp, Lookups
 from services.serving.recorder import Recorder
-from services.serving.request import LABEL_KEY_SEPARATOR, Request
-from tabular.on_demand import OnDemand, on_demand, recorded
-from tabular.scorer import Scorer, Scores
-from tabular.vectors import ColumnMissing, ColumnMistyped, Vectors, assemble
+from services.serving.request import Request
+from services.serving.scored import Scored
+from tabular.on_demand import OnDemand, on_demand
+from tabular.scorer import Scorer
+from tabular.vectors import ColumnMissing, ColumnMistyped, assemble
 
 _logger = logging.getLogger(__name__)
-_ROLES = {
-    ArmRole.ARM_ROLE_CHAMPION: "champion",
-    ArmRole.ARM_ROLE_CHALLENGER: "challenger",
-    ArmRole.ARM_ROLE_SHADOW: "shadow",
-}
 # From here on a thread is worth its switch; the compiled applier has scored a thousand rows by then.
 _THREAD_ROWS = 64
 _THREAD_ROWS_COMPILED = 1_000
@@ -57,28 +55,6 @@ class Answer:
 
     response: PredictResponse
     raw: npt.NDArray[np.float64] | None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Rows with the scores that an arm gives them, and how they were looked up; `scorer` is the arm's.
-
-    `taken` is what transforms of the feature set were computed from.
-    """
-
-    arm: Arm
-    scorer: Scorer
-    vectors: Vectors
-    scores: Scores
-    looked_up: LookedUp
-    taken: Mapping[str, npt.NDArray[Any]]
-    features_micros: int
-    score_micros: int
-
-    def raw_of(self, decisions: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Return one raw score per row: of several classes that of the one decided for."""
-        raw = self.scores.raw
-        return raw if raw.ndim == 1 else raw[np.arange(len(raw)), decisions]
 
 
 class Predictor:
@@ -129,7 +105,7 @@ class Predictor:
         # The request holds on to this generation, whatever happens to the arms meanwhile.
         loaded = self._arms.get(request.endpoint)
         arm = self._arm(loaded, request)
-        fallback = False
+        instead = False
         try:
             scored = await self._score(loaded, arm, request)
         except LinealError:
@@ -139,11 +115,12 @@ class Predictor:
             if champion is None or champion == arm:
                 raise
             _logger.exception("arm %s failed, the champion answers instead", arm.bundle_digest[:12])
-            scored, fallback = await self._score(loaded, champion, request), True
-        answer = self._answer(loaded, scored, request)
+            scored, instead = await self._score(loaded, champion, request), True
+        listed = Listed(scored.vectors.numeric.tolist(), scored.vectors.categorical.tolist())
+        answer = answer_of(loaded, scored, request, await self._flags(scored, listed))
         recording = time.perf_counter()
         latency = _micros(started, recording)
-        records = self._records(loaded, scored, request, answer, latency, fallback)
+        records = records_of(scored, listed, request, answer, self._clock.now(), latency, champion_instead=instead)
         self._recorder.record(records, answer, strict=loaded.endpoint.strict)
         self._describe(request, answer, scored, latency, _micros(recording))
         self._mirror(loaded, scored, request)
@@ -193,6 +170,15 @@ class Predictor:
             scores = await asyncio.to_thread(scorer.score, vectors)
         return Scored(arm, scorer, vectors, scores, looked_up, taken, _micros(started, assembled), _micros(assembled))
 
+    async def _flags(self, scored: Scored, listed: Listed) -> list[RowFlags] | None:
+        """Return what is unusual about rows; None where the bundle has no guard."""
+        guard = scored.scorer.guard
+        if guard is None:
+            return None
+        if len(scored.vectors) < _THREAD_ROWS_COMPILED:
+            return flags_of(guard.find(scored.vectors, listed.numbers, listed.texts))
+        return flags_of(await asyncio.to_thread(guard.find, scored.vectors, listed.numbers, listed.texts))
+
     async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand) -> LookedUp:
         bundle = scorer.bundle
         wanted = (*bundle.columns, *computing.inputs)
@@ -206,77 +192,6 @@ class Predictor:
             np.array(request.event_time_micros, dtype=np.int64),
             request.min_position,
         )
-
-    def _answer(self, loaded: LoadedArms, scored: Scored, request: Request) -> PredictResponse:
-        scorer = scored.scorer
-        context = trace.get_current_span().get_span_context()
-        return PredictResponse(
-            request_id=request.request_id,
-            prediction_ids=[f"{request.request_id}/{row}" for row in range(request.rows)],
-            scores=scored.scores.answered.tolist(),
-            decisions=scorer.decide(scored.scores.calibrated).tolist() if scorer.bundle.problem != "regression" else (),
-            bundle_digest=scored.arm.bundle_digest,
-            arm=_ROLES[scored.arm.role],
-            generation=loaded.generation,
-            feature_position=scored.looked_up.position,
-            field_statuses=scored.looked_up.statuses,
-            trace_id=f"{context.trace_id:032x}" if context.is_valid else "",
-            classes=scorer.bundle.classes,
-            class_scores=scored.scores.calibrated.reshape(-1).tolist() if scorer.bundle.classes else (),
-        )
-
-    def _records(
-        self,
-        loaded: LoadedArms,
-        scored: Scored,
-        request: Request,
-        answer: PredictResponse,
-        latency: int,
-        fallback: bool,
-    ) -> list[PredictionRecord]:
-        bundle = scored.scorer.bundle
-        entities = _texts(request, bundle.entity_columns)
-        labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
-        given = list(
-            dict.fromkeys(
-                column.name
-                for column in (*bundle.columns, *bundle.inputs)
-                if column.source != "request" and column.name in request.columns
-            )
-        )
-        now = int(self._clock.now().timestamp() * 1e6)
-        decisions = answer.decisions or [0] * request.rows
-        # Python's own lists, since a message takes their values several times as fast as an array's.
-        raw = scored.raw_of(decisions).tolist()
-        classes = len(bundle.classes)
-        numeric, categorical = scored.vectors.numeric.tolist(), scored.vectors.categorical.tolist()
-        return [
-            PredictionRecord(
-                prediction_id=answer.prediction_ids[row],
-                endpoint=request.endpoint,
-                generation=loaded.generation,
-                arm=answer.arm,
-                bundle_digest=answer.bundle_digest,
-                unit=request.routing_key,
-                event_time_micros=request.event_time_micros[row],
-                answer_time_micros=now,
-                raw_score=raw[row],
-                score=answer.scores[row],
-                decision=decisions[row],
-                numeric_values=numeric[row],
-                categorical_values=categorical[row],
-                feature_position=answer.feature_position,
-                entities={name: values[row] for name, values in entities.items()},
-                label_key=LABEL_KEY_SEPARATOR.join(labels[key][row] for key in bundle.label_key) if labels else "",
-                trace_id=answer.trace_id,
-                latency_micros=latency,
-                fallback=fallback,
-                given_columns=given,
-                inputs=recorded(scored.taken, row),
-                class_scores=answer.class_scores[row * classes : (row + 1) * classes] if classes else None,
-            )
-            for row in range(request.rows)
-        ]
 
     def _describe(self, request: Request, answer: PredictResponse, scored: Scored, latency: int, record: int) -> None:
         span = trace.get_current_span()
@@ -296,6 +211,7 @@ class Predictor:
                 "lineal.features_micros": scored.features_micros,
                 "lineal.score_micros": scored.score_micros,
                 "lineal.record_micros": record,
+                "lineal.flagged_rows": len(answer.flags),
             }
         )
 
@@ -341,7 +257,7 @@ class Predictor:
                 MirroredScore(
                     prediction_id=f"{request.request_id}/{row}",
                     bundle_digest=arm.bundle_digest,
-                    arm=_ROLES[arm.role],
+                    arm=ROLES[arm.role],
                     score=scores[row],
                     failure=failure,
                     latency_micros=latency,
@@ -375,11 +291,3 @@ def _feature_invalid(
             for name in missing
         ],
     )
-
-
-def _texts(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]:
-    return {
-        name: ["" if value is None else str(value) for value in request.columns[name].tolist()]
-        for name in names
-        if name in request.columns
-    }

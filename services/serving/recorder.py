@@ -11,6 +11,7 @@ from chassis.errors import Unavailable
 from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
 from lineal.api.serving.v1.serving_service_pb2 import EndpointCounters, PredictResponse
+from lineal.api.tabular.v1.flags_pb2 import GuardState
 from services.serving.spool import Spool, SpoolFull
 
 _logger = logging.getLogger(__name__)
@@ -35,6 +36,19 @@ class _Counts:
     logged: int = 0
     dropped: int = 0
     failed_requests: int = 0
+    out_of_range: int = 0
+    unseen: int = 0
+    out_of_distribution: int = 0
+    unguarded: int = 0
+
+    def flag(self, answer: PredictResponse) -> None:
+        """Count what is unusual about an answer's rows."""
+        if answer.guard == GuardState.GUARD_STATE_UNKNOWN:
+            self.unguarded += len(answer.prediction_ids)
+        for flags in answer.flags:
+            self.out_of_range += bool(flags.out_of_range)
+            self.unseen += bool(flags.unseen)
+            self.out_of_distribution += flags.out_of_distribution
 
 
 class Recorder:
@@ -71,6 +85,7 @@ class Recorder:
             _logger.error("%d predictions of %s are not recorded: %s", len(records), records[0].endpoint, error)
             counts.dropped += len(records)
         counts.served += len(records)
+        counts.flag(answer)
         self._remember(answer)
 
     def mirror(self, scores: Sequence[MirroredScore]) -> None:
@@ -94,6 +109,10 @@ class Recorder:
                 dropped=counts.dropped,
                 queued=counts.served - counts.logged - counts.dropped,
                 failed_requests=counts.failed_requests,
+                out_of_range=counts.out_of_range,
+                unseen=counts.unseen,
+                out_of_distribution=counts.out_of_distribution,
+                unguarded=counts.unguarded,
             )
             for name, counts in sorted(self._counts.items())
         ]
@@ -192,9 +211,12 @@ class Recorder:
                 generation=record.generation,
                 feature_position=record.feature_position,
                 trace_id=record.trace_id,
+                guard=record.guard,
             )
         answer.prediction_ids.append(record.prediction_id)
         answer.scores.append(record.score)
         answer.decisions.append(record.decision)
         answer.class_scores.extend(record.class_scores)
+        if record.HasField("flags"):
+            answer.flags.append(record.flags)
         self._remember(answer)

@@ -38,6 +38,10 @@ class Request:
     bundle_digest: str = ""
     sent: Mapping[str, Column] = field(default_factory=dict)
 
+    def prediction_ids(self) -> list[str]:
+        """Return the id of each row's prediction."""
+        return [f"{self.request_id}/{row}" for row in range(self.rows)]
+
     def column(self, name: str) -> Column:
         """Return a column as other services take it."""
         return self.sent[name] if name in self.sent else from_numpy(name, self.columns[name])

@@ -17,11 +17,11 @@ from chassis.artifacts import ArtifactStore, artifact_store, canonical_json
 from chassis.jobs import Report, work
 from lineal.api.features.v1.transform_pb2 import Transform
 from lineal.api.trainer.v1.run_pb2 import BundleMetrics, Evaluation, Metric, Parameters
-from services.trainer import evaluation, fairness, split, vault
+from services.trainer import evaluation, fairness, guarding, split, vault
 from services.trainer.card import card
 from services.trainer.fitting import fit
 from services.trainer.rows import TrainingRows, read
-from tabular.bundle import CARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, MetricValue, ModelColumn
+from tabular.bundle import CARD_FILE, GUARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, MetricValue, ModelColumn
 from tabular.scorer import CATBOOST_VERSION, Scorer, canonical_digest, describe, load
 from tabular.vectors import Vectors
 
@@ -79,9 +79,12 @@ def train(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Report) -> 
         groups=groups,
     )
     reference = rows.take(np.sort(np.concatenate([parts.train, parts.validation]))).vectors
-    digest = _store(artifacts, bundle, fitted.model_file, text, _reference(bundle, scorer, reference, parameters.seed))
+    files = {
+        REFERENCE_FILE: _reference(bundle, scorer, reference, parameters.seed),
+        GUARD_FILE: canonical_json(guarding.fit(bundle, learnt.vectors, validated.vectors).to_json()),
+    }
     return {
-        "bundle_digest": digest,
+        "bundle_digest": _store(artifacts, bundle, fitted.model_file, text, files),
         "metrics": [asdict(metric) for metric in measured],
         "trees": fitted.trees,
         "cpu_seconds": time.process_time() - started,
@@ -151,7 +154,7 @@ def import_model(spec: Mapping[str, Any], artifacts: ArtifactStore, report: Repo
         Vectors(np.full((1, len(bundle.numeric)), np.nan), np.full((1, len(bundle.categorical)), "", dtype=object))
     )
     text = card(bundle, description=spec["description"], rows={}, parameters={}, trees=model.tree_count_, importance=[])
-    return {"bundle_digest": _store(artifacts, bundle, model_file, text, None)}
+    return {"bundle_digest": _store(artifacts, bundle, model_file, text, {})}
 
 
 def _check_alike(bundles: list[Bundle]) -> None:
@@ -161,16 +164,13 @@ def _check_alike(bundles: list[Bundle]) -> None:
             raise ValueError("the bundles answer different problems or classes, so no rows can compare them")
 
 
-def _store(artifacts: ArtifactStore, bundle: Bundle, model_file: bytes, text: str, reference: pa.Table | None) -> str:
-    files = {MODEL_FILE: artifacts.put(model_file), CARD_FILE: artifacts.put(text.encode())}
-    if reference is not None:
-        buffer = io.BytesIO()
-        pq.write_table(reference, buffer, compression="zstd")
-        files[REFERENCE_FILE] = artifacts.put(buffer.getvalue())
+def _store(artifacts: ArtifactStore, bundle: Bundle, model_file: bytes, text: str, others: Mapping[str, bytes]) -> str:
+    contents = {MODEL_FILE: model_file, CARD_FILE: text.encode(), **others}
+    files = {name: artifacts.put(content) for name, content in contents.items()}
     return artifacts.put(canonical_json(replace(bundle, files=files).to_json()))
 
 
-def _reference(bundle: Bundle, scorer: Scorer, vectors: Vectors, seed: int) -> pa.Table:
+def _reference(bundle: Bundle, scorer: Scorer, vectors: Vectors, seed: int) -> bytes:
     """Return a sample of what the model learnt from, with its scores: what drift is measured against."""
     chosen = np.random.default_rng(seed).permutation(len(vectors))[:_REFERENCE_ROWS]
     sample = vectors.take(np.sort(chosen))
@@ -178,7 +178,9 @@ def _reference(bundle: Bundle, scorer: Scorer, vectors: Vectors, seed: int) -> p
     for index, name in enumerate(bundle.categorical):
         arrays[name] = pa.array(sample.categorical[:, index].tolist(), type=pa.string())
     arrays["score"] = scorer.score(sample).answered
-    return pa.table(arrays)
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(arrays), buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def _groups(

@@ -18,8 +18,10 @@ from lineal.api.registry.v1.endpoint_pb2 import Endpoint
 from lineal.api.registry.v1.explanation_pb2 import AdverseScores, ExplanationPolicy, ReasonGroup, ReasonText
 from lineal.api.registry.v1.model_pb2 import Model
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
-from tabular.bundle import MODEL_FILE, REFERENCE_FILE, Bundle, ModelColumn
+from services.trainer import guarding
+from tabular.bundle import GUARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, ModelColumn
 from tabular.columns import from_numpy
+from tabular.vectors import assemble
 from tests.integration.test_predictions import World, champion, model_bytes, rid
 
 COLUMNS = ("income", "debt", "late", "age", "months", "region")
@@ -90,7 +92,14 @@ class Bank(World):
         self.suite = suite
         self.registry, self.serving, self.monitor = (suite.stub(name) for name in ("registry", "serving", "monitor"))
 
-    async def open(self, explanations: ExplanationPolicy | None, *, burden: bool = False) -> str:
+    async def open(
+        self,
+        explanations: ExplanationPolicy | None,
+        *,
+        burden: bool = False,
+        guarded: bool = False,
+        **endpoint_fields: Any,
+    ) -> str:
         """Declare the model by `ada`, have it reviewed by `grace`, and serve it; return the bundle's digest.
 
         With `burden` the model takes the share of debts in the income, too, which is computed on demand.
@@ -103,9 +112,9 @@ class Bank(World):
             await self.registry.RegisterModel(
                 registry_api.RegisterModelRequest(request_id=rid(), model=Model(name="shop"))
             )
-        endpoint = Endpoint(name="shop", model="shop", strict=True)
+        endpoint = Endpoint(name="shop", model="shop", strict=True, **endpoint_fields)
         await self.registry.RegisterEndpoint(registry_api.RegisterEndpointRequest(request_id=rid(), endpoint=endpoint))
-        bundle = self.credit_bundle(burden=burden)
+        bundle = self.credit_bundle(burden=burden, guarded=guarded)
         await self.releasable(bundle)
         await self.arms(champion(bundle))
         return bundle
@@ -125,23 +134,26 @@ class Bank(World):
         )
         await self.registry.ReviewExplanations(request, metadata=by(person))
 
-    def credit_bundle(self, *, burden: bool) -> str:
-        """Put a bundle of the model, with a sample of what it was fitted on."""
+    def credit_bundle(self, *, burden: bool = False, guarded: bool = False) -> str:
+        """Put a bundle of the model, with a sample of what it was fitted on, and maybe with a guard."""
         artifacts, learnt = self.suite.artifacts, learnt_from(burden=burden)
         buffer = io.BytesIO()
         pq.write_table(pa.table(learnt), buffer)
         model = artifacts.put(model_bytes(fitted(burden=burden)))
         files = {MODEL_FILE: model, REFERENCE_FILE: artifacts.put(buffer.getvalue())}
-        columns = [
+        columns = tuple(
             ModelColumn(
                 name,
                 "categorical" if name == "region" else "numeric",
                 "transform" if name == BURDEN.name else "request",
             )
             for name in learnt
-        ]
+        )
         transforms = (BURDEN,) if burden else ()
-        bundle = Bundle("shop", "binary", tuple(columns), files, transforms=transforms)
+        bundle = Bundle("shop", "binary", columns, files, transforms=transforms)
+        if guarded:
+            fitted_on, validated = (assemble(columns, rows(ROWS, seed), ROWS) for seed in (0, 1))
+            files[GUARD_FILE] = artifacts.put(canonical_json(guarding.fit(bundle, fitted_on, validated).to_json()))
         digest: str = artifacts.put(canonical_json(bundle.to_json()))
         return digest
 

@@ -17,6 +17,7 @@ from lineal.api.features.v1.feature_set_pb2 import Classes, ColumnSource, Column
 from lineal.api.trainer.v1 import trainer_service_pb2 as api
 from lineal.api.trainer.v1.run_pb2 import Parameters, RunState
 from tabular.bundle import Bundle
+from tabular.guard import Guard
 from tabular.scorer import Scorer
 from tabular.vectors import assemble
 
@@ -93,6 +94,11 @@ async def test_a_run_makes_a_bundle_that_scores(suite: Any) -> None:
     assert np.all((scores > 0) & (scores < 1))
     reference = pq.read_table(io.BytesIO(suite.artifacts.read(bundle.files["drift_reference.parquet"])))
     assert reference.column_names == ["amount", "shop", "score"]
+    guard = Guard.from_bytes(suite.artifacts.read(bundle.files["guard.json"]), bundle.numeric, bundle.categorical)
+    asked = assemble(bundle.columns, {"amount": np.array([99.0]), "shop": np.array(["z"], dtype=object)}, 1)
+    (found,) = guard.find(asked, asked.numeric.tolist(), asked.categorical.tolist())
+    assert (found.out_of_range, found.unseen, found.out_of_distribution) == (["amount"], ["shop"], True)
+    assert guard.rarities(assemble(bundle.columns, values, len(rows))).mean() < guard.limit
     card = (await stub.GetCard(api.GetCardRequest(bundle_digest=run.bundle_digest))).markdown
     assert "untouched" in card
 

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from lineal.api.features.v1 import parity_pb2 as lineal_dot_api_dot_features_dot_v1_dot_parity__pb2
+from lineal.api.tabular.v1 import flags_pb2 as lineal_dot_api_dot_tabular_dot_v1_dot_flags__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&lineal/api/monitor/v1/prediction.proto\x12\x15lineal.api.monitor.v1\x1a#lineal/api/features/v1/parity.proto\"\xe6\x04\n\x10PredictionRecord\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0b\n\x03\x61rm\x18\x04 \x01(\t\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x19\n\x11\x65vent_time_micros\x18\x07 \x01(\x03\x12\x1a\n\x12\x61nswer_time_micros\x18\x08 \x01(\x03\x12\x11\n\traw_score\x18\t \x01(\x01\x12\r\n\x05score\x18\n \x01(\x01\x12\x10\n\x08\x64\x65\x63ision\x18\x0b \x01(\r\x12\x16\n\x0enumeric_values\x18\x0c \x03(\x01\x12\x1a\n\x12\x63\x61tegorical_values\x18\r \x03(\t\x12\x18\n\x10\x66\x65\x61ture_position\x18\x0e \x01(\x04\x12G\n\x08\x65ntities\x18\x0f \x03(\x0b\x32\x35.lineal.api.monitor.v1.PredictionRecord.EntitiesEntry\x12\x11\n\tlabel_key\x18\x10 \x01(\t\x12\x10\n\x08trace_id\x18\x11 \x01(\t\x12\x16\n\x0elatency_micros\x18\x12 \x01(\r\x12\x10\n\x08\x66\x61llback\x18\x13 \x01(\x08\x12\x15\n\rgiven_columns\x18\x14 \x03(\t\x12\x34\n\x06inputs\x18\x15 \x03(\x0b\x32$.lineal.api.features.v1.FeatureValue\x12\x14\n\x0c\x63lass_scores\x18\x16 \x03(\x01\x1a/\n\rEntitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x01\n\rMirroredScore\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x0b\n\x03\x61rm\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x16\n\x0elatency_micros\x18\x06 \x01(\r\"\x82\x01\n\rFeatureLookup\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\t\x12\x1b\n\x13\x66\x65\x61ture_set_version\x18\x02 \x01(\t\x12\x13\n\x0bpredictions\x18\x03 \x01(\x04\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\x12\x14\n\x0cmax_position\x18\x05 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&lineal/api/monitor/v1/prediction.proto\x12\x15lineal.api.monitor.v1\x1a#lineal/api/features/v1/parity.proto\x1a!lineal/api/tabular/v1/flags.proto\"\xc8\x05\n\x10PredictionRecord\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0b\n\x03\x61rm\x18\x04 \x01(\t\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x19\n\x11\x65vent_time_micros\x18\x07 \x01(\x03\x12\x1a\n\x12\x61nswer_time_micros\x18\x08 \x01(\x03\x12\x11\n\traw_score\x18\t \x01(\x01\x12\r\n\x05score\x18\n \x01(\x01\x12\x10\n\x08\x64\x65\x63ision\x18\x0b \x01(\r\x12\x16\n\x0enumeric_values\x18\x0c \x03(\x01\x12\x1a\n\x12\x63\x61tegorical_values\x18\r \x03(\t\x12\x18\n\x10\x66\x65\x61ture_position\x18\x0e \x01(\x04\x12G\n\x08\x65ntities\x18\x0f \x03(\x0b\x32\x35.lineal.api.monitor.v1.PredictionRecord.EntitiesEntry\x12\x11\n\tlabel_key\x18\x10 \x01(\t\x12\x10\n\x08trace_id\x18\x11 \x01(\t\x12\x16\n\x0elatency_micros\x18\x12 \x01(\r\x12\x10\n\x08\x66\x61llback\x18\x13 \x01(\x08\x12\x15\n\rgiven_columns\x18\x14 \x03(\t\x12\x34\n\x06inputs\x18\x15 \x03(\x0b\x32$.lineal.api.features.v1.FeatureValue\x12\x14\n\x0c\x63lass_scores\x18\x16 \x03(\x01\x12\x30\n\x05guard\x18\x17 \x01(\x0e\x32!.lineal.api.tabular.v1.GuardState\x12.\n\x05\x66lags\x18\x18 \x01(\x0b\x32\x1f.lineal.api.tabular.v1.RowFlags\x1a/\n\rEntitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x01\n\rMirroredScore\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x0b\n\x03\x61rm\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x16\n\x0elatency_micros\x18\x06 \x01(\r\"\x82\x01\n\rFeatureLookup\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x01 \x01(\t\x12\x1b\n\x13\x66\x65\x61ture_set_version\x18\x02 \x01(\t\x12\x13\n\x0bpredictions\x18\x03 \x01(\x04\x12\x14\n\x0cmin_position\x18\x04 \x01(\x04\x12\x14\n\x0cmax_position\x18\x05 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTIONRECORD_ENTITIESENTRY']._loaded_options = None
   _globals['_PREDICTIONRECORD_ENTITIESENTRY']._serialized_options = b'8\001'
-  _globals['_PREDICTIONRECORD']._serialized_start=103
-  _globals['_PREDICTIONRECORD']._serialized_end=717
-  _globals['_PREDICTIONRECORD_ENTITIESENTRY']._serialized_start=670
-  _globals['_PREDICTIONRECORD_ENTITIESENTRY']._serialized_end=717
-  _globals['_MIRROREDSCORE']._serialized_start=720
-  _globals['_MIRROREDSCORE']._serialized_end=850
-  _globals['_FEATURELOOKUP']._serialized_start=853
-  _globals['_FEATURELOOKUP']._serialized_end=983
+  _globals['_PREDICTIONRECORD']._serialized_start=138
+  _globals['_PREDICTIONRECORD']._serialized_end=850
+  _globals['_PREDICTIONRECORD_ENTITIESENTRY']._serialized_start=803
+  _globals['_PREDICTIONRECORD_ENTITIESENTRY']._serialized_end=850
+  _globals['_MIRROREDSCORE']._serialized_start=853
+  _globals['_MIRROREDSCORE']._serialized_end=983
+  _globals['_FEATURELOOKUP']._serialized_start=986
+  _globals['_FEATURELOOKUP']._serialized_end=1116
 # @@protoc_insertion_point(module_scope)

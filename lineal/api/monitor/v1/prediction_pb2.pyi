@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from lineal.api.features.v1 import parity_pb2 as _parity_pb2
+from lineal.api.tabular.v1 import flags_pb2 as _flags_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -67,6 +68,8 @@ class PredictionRecord(_message.Message):
     GIVEN_COLUMNS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     CLASS_SCORES_FIELD_NUMBER: _builtins.int
+    GUARD_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """Request id, a slash and the row number."""
     endpoint: _builtins.str
@@ -99,6 +102,8 @@ class PredictionRecord(_message.Message):
     """Microseconds from the request's arrival to the answer."""
     fallback: _builtins.bool
     """True when the arm that the key was routed to failed and the champion answered instead."""
+    guard: _flags_pb2.GuardState.ValueType
+    """Whether the row was compared with those that the bundle was fitted on."""
     @_builtins.property
     def numeric_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The bundle's numeric columns as scored, in their order; NaN is null."""
@@ -122,6 +127,10 @@ class PredictionRecord(_message.Message):
     @_builtins.property
     def class_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Of several classes the probability of each, as answered; empty otherwise."""
+
+    @_builtins.property
+    def flags(self) -> _flags_pb2.RowFlags:
+        """What is unusual about it; not set when nothing is, or nothing is known."""
 
     def __init__(
         self,
@@ -148,10 +157,12 @@ class PredictionRecord(_message.Message):
         given_columns: _abc.Iterable[_builtins.str] | None = ...,
         inputs: _abc.Iterable[_parity_pb2.FeatureValue] | None = ...,
         class_scores: _abc.Iterable[_builtins.float] | None = ...,
+        guard: _flags_pb2.GuardState.ValueType = ...,
+        flags: _flags_pb2.RowFlags | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flags", b"flags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "class_scores", b"class_scores", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "generation", b"generation", "given_columns", b"given_columns", "inputs", b"inputs", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "class_scores", b"class_scores", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "flags", b"flags", "generation", b"generation", "given_columns", b"given_columns", "guard", b"guard", "inputs", b"inputs", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

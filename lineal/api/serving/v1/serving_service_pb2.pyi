@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lineal.api.registry.v1 import endpoint_pb2 as _endpoint_pb2
 from lineal.api.tabular.v1 import column_pb2 as _column_pb2
+from lineal.api.tabular.v1 import flags_pb2 as _flags_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -137,6 +138,8 @@ class PredictResponse(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
     CLASS_SCORES_FIELD_NUMBER: _builtins.int
+    GUARD_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of the request."""
     bundle_digest: _builtins.str
@@ -149,6 +152,8 @@ class PredictResponse(_message.Message):
     """Log position that the looked-up features had applied; 0 when nothing was looked up."""
     trace_id: _builtins.str
     """Trace of the request."""
+    guard: _flags_pb2.GuardState.ValueType
+    """Whether the rows were compared with those that the bundle was fitted on."""
     @_builtins.property
     def prediction_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Id per row: request id, a slash and the row number from 0."""
@@ -175,6 +180,10 @@ class PredictResponse(_message.Message):
     def class_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Of several classes the probability of each, row after row; empty otherwise."""
 
+    @_builtins.property
+    def flags(self) -> _containers.RepeatedCompositeFieldContainer[_flags_pb2.RowFlags]:
+        """What is unusual about rows, in their order; a row about which nothing is is not there."""
+
     def __init__(
         self,
         *,
@@ -190,10 +199,12 @@ class PredictResponse(_message.Message):
         trace_id: _builtins.str = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
         class_scores: _abc.Iterable[_builtins.float] | None = ...,
+        guard: _flags_pb2.GuardState.ValueType = ...,
+        flags: _abc.Iterable[_flags_pb2.RowFlags] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "bundle_digest", b"bundle_digest", "class_scores", b"class_scores", "classes", b"classes", "decisions", b"decisions", "feature_position", b"feature_position", "field_statuses", b"field_statuses", "generation", b"generation", "prediction_ids", b"prediction_ids", "request_id", b"request_id", "scores", b"scores", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "bundle_digest", b"bundle_digest", "class_scores", b"class_scores", "classes", b"classes", "decisions", b"decisions", "feature_position", b"feature_position", "field_statuses", b"field_statuses", "flags", b"flags", "generation", b"generation", "guard", b"guard", "prediction_ids", b"prediction_ids", "request_id", b"request_id", "scores", b"scores", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -848,6 +859,10 @@ class EndpointCounters(_message.Message):
     REFUSED_GENERATION_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     REFUSED_GENERATIONS_FIELD_NUMBER: _builtins.int
+    OUT_OF_RANGE_FIELD_NUMBER: _builtins.int
+    UNSEEN_FIELD_NUMBER: _builtins.int
+    OUT_OF_DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    UNGUARDED_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     served: _builtins.int
@@ -866,6 +881,14 @@ class EndpointCounters(_message.Message):
     """What is wrong with which bundle, and what to do; empty when the newest arms are applied."""
     refused_generations: _builtins.int
     """Generations of arms that this replica could not load since it started."""
+    out_of_range: _builtins.int
+    """Rows answered with a number outside of the range of the rows that their bundle was fitted on."""
+    unseen: _builtins.int
+    """Rows answered with a category, or a null, that none of those rows had."""
+    out_of_distribution: _builtins.int
+    """Rows answered whose values together are rarer than the limit of their bundle."""
+    unguarded: _builtins.int
+    """Rows answered by a bundle that has no guard, so that nothing is known of them."""
     def __init__(
         self,
         *,
@@ -878,10 +901,14 @@ class EndpointCounters(_message.Message):
         refused_generation: _builtins.int = ...,
         refusal: _builtins.str = ...,
         refused_generations: _builtins.int = ...,
+        out_of_range: _builtins.int = ...,
+        unseen: _builtins.int = ...,
+        out_of_distribution: _builtins.int = ...,
+        unguarded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "logged", b"logged", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "refused_generations", b"refused_generations", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "logged", b"logged", "out_of_distribution", b"out_of_distribution", "out_of_range", b"out_of_range", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "refused_generations", b"refused_generations", "served", b"served", "unguarded", b"unguarded", "unseen", b"unseen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
