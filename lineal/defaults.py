@@ -23,6 +23,7 @@ _MONITORING = MonitoringPolicy(
     false_discovery_rate=0.01,
     min_effect=0.2,
 )
+_LOOKUP_TIMEOUT = Duration(seconds=1)
 
 
 def model_with_defaults(model: Model) -> Model:
@@ -39,9 +40,11 @@ def model_with_defaults(model: Model) -> Model:
 
 
 def endpoint_with_defaults(endpoint: Endpoint) -> Endpoint:
-    """Return the endpoint with the defaults of what its policies leave unset."""
+    """Return the endpoint with the defaults of what its policies and its fallback leave unset."""
     filled = Endpoint()
     filled.CopyFrom(endpoint)
+    if filled.HasField("fallback") and not filled.fallback.HasField("lookup_timeout"):
+        filled.fallback.lookup_timeout.CopyFrom(_LOOKUP_TIMEOUT)
     for policy, defaults in ((filled.release, _RELEASE), (filled.monitoring, _MONITORING)):
         given = {field.name for field, _ in policy.ListFields()}
         for field, value in defaults.ListFields():

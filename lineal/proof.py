@@ -207,8 +207,9 @@ def _manifests(proof: Mapping[str, Any], prediction: PredictionRecord) -> Sequen
         found.append(value)
         return dict(value)
 
-    bundle = follow(prediction.bundle_digest, "the bundle")
-    if bundle["training_set_digest"]:
+    # A fallback has answered where there is no digest.
+    bundle = follow(prediction.bundle_digest, "the bundle") if prediction.bundle_digest else None
+    if bundle and bundle["training_set_digest"]:
         training_set = follow(bundle["training_set_digest"], "the training set")
         for snapshot in sorted(set(training_set["snapshots"].values())):
             follow(snapshot, "the snapshot")

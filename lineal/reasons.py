@@ -7,6 +7,7 @@ from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.tabular.v1.column_pb2 import Column
 from lineal.calls import Services
+from lineal.errors import LinealError
 from lineal.trace import served
 
 # A search scores as many rows as its contract says, beside predictions.
@@ -16,7 +17,8 @@ _SEARCH_SECONDS = 60.0
 def explained(services: Services, prediction_id: str) -> serving_api.ExplainResponse:
     """Return how much each column moved a recorded prediction's score, as it was served, and the reasons to tell.
 
-    Raises CallFailed when the prediction is unknown, or when its bundle no longer has an arm on the endpoint.
+    Raises CallFailed when the prediction is unknown, or its bundle no longer has an arm on the endpoint, LinealError
+    when no model has answered.
     """
     asked = serving_api.ExplainRequest(**_recorded(services, prediction_id))
     explanation: serving_api.ExplainResponse = services.serving.call("Explain", asked)
@@ -47,6 +49,8 @@ def _recorded(services: Services, prediction_id: str) -> dict[str, Any]:
     request = monitor_api.GetPredictionRequest(prediction_id=prediction_id)
     found = services.monitor.call("GetPrediction", request)
     record = found.prediction
+    if record.fallback_cause:
+        raise LinealError(f"the endpoint's fallback has answered ({record.fallback_cause}); no model has scored this")
     columns = {value.column: _taken(value) for value in record.inputs}
     for name, value in served(found).items():
         columns[name] = column = Column(name=name)

@@ -17,10 +17,13 @@ from lineal.explain import View, explain
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything behind one prediction. What does not apply is None: an imported model has no training set."""
+    """Everything behind one prediction.
+
+    What does not apply is None: a fallback's answer has no bundle, an imported model no training set.
+    """
 
     prediction: monitor_api.GetPredictionResponse
-    bundle: Any
+    bundle: Any = None
     run: Any = None
     training_set: Any = None
     snapshots: list[Any] = field(default_factory=list)
@@ -36,8 +39,10 @@ def trace(services: Services, prediction_id: str, *, telemetry: Path | None = No
     """
     found = services.monitor.call("GetPrediction", monitor_api.GetPredictionRequest(prediction_id=prediction_id))
     record = found.prediction
-    bundle = services.registry.call("GetBundle", registry_api.GetBundleRequest(digest=record.bundle_digest)).bundle
     spans = list(spans_of(telemetry, record.trace_id)) if telemetry and record.trace_id else []
+    if not record.bundle_digest:
+        return Trace(found, spans=spans)
+    bundle = services.registry.call("GetBundle", registry_api.GetBundleRequest(digest=record.bundle_digest)).bundle
     if not bundle.training_set_digest:
         return Trace(found, bundle, spans=spans)
     run = services.trainer.call("GetRun", trainer_api.GetRunRequest(run_id=bundle.run_id)).run

@@ -175,7 +175,7 @@ def trace_json(found: Trace) -> dict[str, Any]:
     """Return a trace as JSON has it."""
     return {
         "prediction": plain(found.prediction),
-        "bundle": plain(found.bundle),
+        "bundle": plain(found.bundle) if found.bundle else None,
         "run": plain(found.run),
         "training_set": plain(found.training_set),
         "snapshots": [{**plain(s), "profile_json": None} for s in found.snapshots],
@@ -197,27 +197,13 @@ def trace_tree(found: Trace) -> Tree:
     outcome = f"{found.prediction.outcome:g}" if found.prediction.HasField("outcome") else "has not come"
     tree.add(f"score {record.score:.4f}, decision {record.decision}, outcome {outcome}")
     tree.add(f"answered by {record.arm} of {record.endpoint}, generation {record.generation}")
-    values = tree.add(f"features as of log position {record.feature_position:,}")
-    numbers = zip(found.prediction.numeric_columns, record.numeric_values, strict=True)
-    texts = zip(found.prediction.categorical_columns, record.categorical_values, strict=True)
-    values.add(", ".join([f"{name} {value:.4g}" for name, value in numbers] + [f"{n} {t or '-'}" for n, t in texts]))
-    if record.HasField("flags"):
-        values.add(f"unlike the rows that the bundle was fitted on: {flags_text(record.flags)}")
+    if record.fallback_cause:
+        tree.add(f"no model has answered but the endpoint's fallback: {record.fallback_cause}")
+    else:
+        _add_features(tree, found)
     tree.add(f"sealed in segment {short(found.prediction.segment_digest) or 'not yet'}")
-    bundle = tree.add(f"bundle {short(found.bundle.digest)} ({word(BundleState, found.bundle.state)})")
-    for gate in found.bundle.gates:
-        bundle.add(f"gate {gate.gate}: {gate.finding}")
-    if found.run is not None:
-        run = bundle.add(f"run {found.run.run_id}")
-        # Those of groups have an attribute in braces; the card has them as tables.
-        whole = [metric for metric in found.run.metrics if "{" not in metric.name]
-        run.add(", ".join(f"{m.name} {m.value:.4f} [{m.lower:.4f}, {m.upper:.4f}]" for m in whole))
-        training = run.add(f"training set {short(found.training_set.digest)}, {found.training_set.rows:,} rows")
-        for snapshot in found.snapshots:
-            text = (
-                f"{snapshot.dataset} {short(snapshot.digest)}, {snapshot.rows:,} rows in {snapshot.batches:,} batches"
-            )
-            training.add(f"snapshot of {text}{_again(snapshot.profile_json)}")
+    if found.bundle is not None:
+        _add_bundle(tree, found)
     if found.views:
         wrong = list(differences(found.views, served(found.prediction), record.given_columns))
         given = f"[red]another {', '.join(one[0] for one in wrong)}[/red]" if wrong else "the values that were served"
@@ -232,6 +218,33 @@ def trace_tree(found: Trace) -> Tree:
         for span in found.spans:
             spans.add(f"{span['service']} {span['name']} {span['micros']:,} µs")
     return tree
+
+
+def _add_features(tree: Tree, found: Trace) -> None:
+    record = found.prediction.prediction
+    values = tree.add(f"features as of log position {record.feature_position:,}")
+    numbers = zip(found.prediction.numeric_columns, record.numeric_values, strict=True)
+    texts = zip(found.prediction.categorical_columns, record.categorical_values, strict=True)
+    values.add(", ".join([f"{name} {value:.4g}" for name, value in numbers] + [f"{n} {t or '-'}" for n, t in texts]))
+    if record.HasField("flags"):
+        values.add(f"unlike the rows that the bundle was fitted on: {flags_text(record.flags)}")
+
+
+def _add_bundle(tree: Tree, found: Trace) -> None:
+    bundle = tree.add(f"bundle {short(found.bundle.digest)} ({word(BundleState, found.bundle.state)})")
+    for gate in found.bundle.gates:
+        bundle.add(f"gate {gate.gate}: {gate.finding}")
+    if found.run is not None:
+        run = bundle.add(f"run {found.run.run_id}")
+        # Those of groups have an attribute in braces; the card has them as tables.
+        whole = [metric for metric in found.run.metrics if "{" not in metric.name]
+        run.add(", ".join(f"{m.name} {m.value:.4f} [{m.lower:.4f}, {m.upper:.4f}]" for m in whole))
+        training = run.add(f"training set {short(found.training_set.digest)}, {found.training_set.rows:,} rows")
+        for snapshot in found.snapshots:
+            text = (
+                f"{snapshot.dataset} {short(snapshot.digest)}, {snapshot.rows:,} rows in {snapshot.batches:,} batches"
+            )
+            training.add(f"snapshot of {text}{_again(snapshot.profile_json)}")
 
 
 def described(view: View, shown: int = _SHOWN_ROWS) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from lineal import proof
 from lineal.api.lineage.v1 import proof_service_pb2 as api
+from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
 from lineal.cli.output import moment, plain, progress, say, short, show
 from lineal.cli.work import connect
 from lineal.client import new_request_id
@@ -111,11 +112,13 @@ def _layers(proven: Proven) -> list[tuple[str, str]]:
     if proven.prediction is not None:
         record = proven.prediction
         rows.append(("segment", "the event holds the root of a segment of predictions"))
-        rows.append(
-            ("prediction", f"{record.prediction_id}, score {record.score:.6g} by bundle {short(record.bundle_digest)}")
-        )
+        rows.append(("prediction", f"{record.prediction_id}, score {record.score:.6g} by {_answering(record)}"))
     rows += [("manifest", _named(manifest)) for manifest in proven.manifests]
     return rows + (_behind(proven.served) if proven.served is not None else [])
+
+
+def _answering(record: PredictionRecord) -> str:
+    return f"bundle {short(record.bundle_digest)}" if record.bundle_digest else "the endpoint's fallback"
 
 
 def _behind(served: Served) -> list[tuple[str, str]]:

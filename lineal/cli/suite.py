@@ -220,7 +220,8 @@ def _name(endpoint: Any) -> str:
 
 def _arms(endpoint: Any) -> str:
     if endpoint.suspension:
-        return f"suspended by {endpoint.suspension}"
+        answering = ", its fallback answers" if endpoint.endpoint.fallback.when_suspended else ""
+        return f"suspended by {endpoint.suspension}{answering}"
     names = {ArmRole.ARM_ROLE_CHAMPION: "champion", ArmRole.ARM_ROLE_SHADOW: "shadow"}
     return ", ".join(
         f"{names.get(arm.role, f'challenger {arm.share:.0%}')} {short(arm.bundle_digest)}" for arm in endpoint.arms

@@ -152,11 +152,16 @@ def reject(
 
 
 def suspend(endpoint: Endpoint, reason: Reason = "asked for on the command line") -> None:
-    """Stop all answers of an endpoint, whatever is restarted meanwhile, until `lineal resume`."""
+    """Stop all answers of an endpoint, but its fallback's where it declares one for that, until `lineal resume`.
+
+    Whatever is restarted meanwhile.
+    """
     request = registry_api.SuspendEndpointRequest(request_id=new_request_id(), name=endpoint, reason=reason)
     with connect() as client:
         client.services.registry.call("SuspendEndpoint", request)
-    say(f"{endpoint} answers nothing any more; `lineal resume {endpoint}` lets it answer again")
+        found = client.services.registry.call("GetEndpoint", registry_api.GetEndpointRequest(name=endpoint))
+    what = "its fallback alone" if found.endpoint.fallback.when_suspended else "nothing"
+    say(f"{endpoint} answers {what} any more; `lineal resume {endpoint}` lets its models answer again")
 
 
 def resume(endpoint: Endpoint, reason: Reason = "asked for on the command line") -> None:

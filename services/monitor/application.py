@@ -26,11 +26,11 @@ from lineal.api.monitor.v1.report_pb2 import (
 )
 from services.monitor import detectors, period, projections, proofs, tables
 from services.monitor.drift import Detector
-from services.monitor.examination import alarms_in, report_on
+from services.monitor.examination import alarms_in, busiest, report_on
 from services.monitor.facts import EndpointFacts, Facts
 from services.monitor.frames import Frames
 from services.monitor.labels import has_classes
-from services.monitor.performance import by_arm
+from services.monitor.performance import by_arm, by_models
 from services.monitor.release import Step, judge
 from services.monitor.segments import Segment
 from services.monitor.unsealed import TABLES, UnsealedRecords
@@ -112,7 +112,7 @@ class Monitor:
         if found is None:
             raise _unknown(prediction_id)
         record, segment = found
-        bundle = self._facts.bundle(record.bundle_digest)
+        bundle = self._facts.bundle(record.bundle_digest) if record.bundle_digest else None
         facts = await self._facts.endpoint(record.endpoint)
         frame = pd.DataFrame({"prediction_id": [prediction_id], "label_key": [record.label_key or prediction_id]})
         joined = (await self._frames.with_outcomes(frame, facts.label)).iloc[0]
@@ -120,8 +120,8 @@ class Monitor:
         mirrored += await asyncio.to_thread(self._unsealed.read, lambda c: _mirrored_of(c, TABLES, prediction_id))
         return Found(
             record=record,
-            numeric_columns=bundle.numeric,
-            categorical_columns=bundle.categorical,
+            numeric_columns=bundle.numeric if bundle else [],
+            categorical_columns=bundle.categorical if bundle else [],
             outcome=None if pd.isna(joined["outcome"]) else float(joined["outcome"]),
             outcome_batch=str(joined["outcome_batch"]),
             segment=segment,
@@ -266,9 +266,9 @@ class Monitor:
     ) -> tuple[Period, list[Alarm], int]:
         frame = await self._frames.predictions(endpoint, start=start, end=end, records=True)
         frame = await self._frames.with_outcomes(frame, facts.label)
-        champions = frame.loc[frame["arm"] == "champion", "bundle_digest"]
-        digest = str((champions if len(champions) else frame["bundle_digest"]).mode().iloc[0])
-        bundle = self._facts.bundle(digest)
+        digest = busiest(frame)
+        # Where a fallback has answered everything there is nothing to compare.
+        bundle = self._facts.bundle(digest) if digest else None
         policy = facts.endpoint.monitoring
         detector = await self._load_detector()
         report = await asyncio.to_thread(report_on, frame, facts, digest, bundle, self._artifacts, detector)
@@ -294,7 +294,7 @@ class Monitor:
                 report_digest=report_digest,
                 period_end_time=report.end_time,
             )
-            for kind, finding in alarms_in(report, bundle, policy)
+            for kind, finding in (alarms_in(report, bundle, policy) if bundle else ())
         ]
         outcome = await self._endpoints.execute(
             endpoint,
@@ -343,7 +343,7 @@ class Monitor:
         return self._detector
 
     async def _release_rows(self, request: api.JudgeReleaseRequest, facts: EndpointFacts) -> pd.DataFrame:
-        frame = await self._frames.predictions(request.endpoint, from_generation=request.from_generation)
+        frame = by_models(await self._frames.predictions(request.endpoint, from_generation=request.from_generation))
         frame = await self._frames.with_outcomes(frame, facts.label)
         both = (request.candidate_digest, request.champion_digest)
         mirrored = await self._frames.mirrored(request.endpoint, both)

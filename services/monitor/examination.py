@@ -13,33 +13,44 @@ from lineal.api.monitor.v1.report_pb2 import AlarmKind, DriftFinding, PeriodRepo
 from lineal.api.registry.v1.endpoint_pb2 import MonitoringPolicy
 from services.monitor.drift import Detector, Sample, examine
 from services.monitor.facts import EndpointFacts
-from services.monitor.performance import by_arm
+from services.monitor.performance import by_arm, by_models
 from tabular.bundle import REFERENCE_FILE, Bundle
 
 _NAMED = 5
+
+
+def busiest(frame: pd.DataFrame) -> str:
+    """Return the digest of the champion that answered most of some predictions, or of another bundle; empty without."""
+    answered = by_models(frame)
+    champions = answered.loc[answered["arm"] == "champion", "bundle_digest"]
+    digests = (champions if len(champions) else answered["bundle_digest"]).mode()
+    return str(digests.iloc[0]) if len(digests) else ""
 
 
 def report_on(
     frame: pd.DataFrame,
     facts: EndpointFacts,
     bundle_digest: str,
-    bundle: Bundle,
+    bundle: Bundle | None,
     artifacts: ArtifactStore,
     detector: Detector,
 ) -> PeriodReport:
     """Return the findings and the performance of a period; `frame` has its predictions with records and outcomes.
 
-    Only what the champion answered is compared: other bundles may take other columns.
+    Only what the champion answered is compared: other bundles may take other columns. Without a bundle nothing is.
     """
     policy = facts.endpoint.monitoring
     report = PeriodReport(
         predictions=len(frame),
+        fallbacks=len(frame) - len(by_models(frame)),
         bundle_digest=bundle_digest,
         detector=detector.name,
         performance=by_arm(frame, facts.label),
     )
     report.segment_digests.extend(sorted(set(frame["segment"]) - {""}))
     own = frame[frame["bundle_digest"] == bundle_digest]
+    if bundle is None:
+        return report
     if len(own) >= policy.min_rows and REFERENCE_FILE in bundle.files:
         report.reference_digest = bundle.files[REFERENCE_FILE]
         report.findings.extend(

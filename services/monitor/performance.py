@@ -9,15 +9,23 @@ from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
 from lineal.api.monitor.v1.report_pb2 import ArmPerformance
 from services.monitor.labels import has_classes
 
+# The arm of answers that no model gave: the endpoint's declared fallback.
+_FALLBACK = "fallback"
+
+
+def by_models(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions that a model has answered; a fallback says nothing of any model's quality."""
+    return frame[frame["arm"] != _FALLBACK]
+
 
 def by_arm(frame: pd.DataFrame, label: Label | None) -> list[ArmPerformance]:
-    """Return one entry per role and bundle that answered, the busiest first.
+    """Return one entry per role and bundle that answered, the busiest first; none for a fallback.
 
     `frame` has the records where the label has several classes: what was decided stands there.
     """
     classes = has_classes(label)
     found = []
-    for (arm, bundle), rows in frame.groupby(["arm", "bundle_digest"], sort=True):
+    for (arm, bundle), rows in by_models(frame).groupby(["arm", "bundle_digest"], sort=True):
         known = rows.dropna(subset=["outcome"])
         outcome, score = known["outcome"].to_numpy(dtype=float), known["score"].to_numpy(dtype=float)
         # The number of a class is no quantity, so nothing is averaged over it.

@@ -34,8 +34,8 @@ class Segment:
 
     @property
     def bundle_digests(self) -> list[str]:
-        """The bundles that answered, in order of their digests."""
-        return sorted({record.bundle_digest for record in self.decoded()[0]})
+        """The bundles that answered, in order of their digests; a fallback has none."""
+        return sorted({record.bundle_digest for record in self.decoded()[0]} - {""})
 
     def sealed(self, endpoint: str, digest: str, bundles: Mapping[str, Bundle]) -> SegmentSealed:
         """Return the event that seals a segment whose file has a digest.

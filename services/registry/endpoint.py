@@ -26,7 +26,7 @@ from lineal.api.registry.v1.events_pb2 import (
 from lineal.api.registry.v1.model_pb2 import RetrainPolicy
 from lineal.defaults import endpoint_with_defaults
 from services.registry.names import check_name
-from services.registry.policies import check_monitoring, check_release
+from services.registry.policies import check_fallback, check_monitoring, check_release
 
 CHAMPION = ArmRole.ARM_ROLE_CHAMPION
 CHALLENGER = ArmRole.ARM_ROLE_CHALLENGER
@@ -98,7 +98,12 @@ def register(state: EndpointAggregate, endpoint: Endpoint) -> Sequence[Message]:
     Raises EndpointInvalid, EndpointModelFixed.
     """
     endpoint = endpoint_with_defaults(endpoint)
-    violations = [*check_name("endpoint.name", endpoint.name), *check_release(endpoint), *check_monitoring(endpoint)]
+    violations = [
+        *check_name("endpoint.name", endpoint.name),
+        *check_release(endpoint),
+        *check_monitoring(endpoint),
+        *check_fallback(endpoint),
+    ]
     if violations:
         raise EndpointInvalid(f"endpoint {endpoint.name!r} cannot be declared so", violations)
     if state.endpoint == endpoint and not state.retired:

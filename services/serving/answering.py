@@ -13,6 +13,7 @@ from lineal.api.tabular.v1.flags_pb2 import GuardState, RowFlags
 from services.serving.arms import LoadedArms
 from services.serving.request import LABEL_KEY_SEPARATOR, Request
 from services.serving.scored import Scored
+from tabular.bundle import Bundle
 from tabular.guard import Finding
 from tabular.on_demand import recorded
 
@@ -81,8 +82,6 @@ def records_of(
 ) -> list[PredictionRecord]:
     """Return a record per row; `latency` is in microseconds."""
     bundle = scored.scorer.bundle
-    entities = _texts(request, bundle.entity_columns)
-    labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
     given = list(
         dict.fromkeys(
             column.name
@@ -111,8 +110,8 @@ def records_of(
             numeric_values=listed.numbers[row],
             categorical_values=listed.texts[row],
             feature_position=answer.feature_position,
-            entities={name: values[row] for name, values in entities.items()},
-            label_key=LABEL_KEY_SEPARATOR.join(labels[key][row] for key in bundle.label_key) if labels else "",
+            entities=entities,
+            label_key=label_key,
             trace_id=answer.trace_id,
             latency_micros=latency,
             fallback=champion_instead,
@@ -121,6 +120,21 @@ def records_of(
             class_scores=answer.class_scores[row * classes : (row + 1) * classes] if classes else None,
             guard=answer.guard,
             flags=flags.get(row),
+        )
+        for row, (entities, label_key) in enumerate(keys_by_row(request, bundle))
+    ]
+
+
+def keys_by_row(request: Request, bundle: Bundle | None) -> list[tuple[dict[str, str], str]]:
+    """Return the entity keys and the label key that each row brings, for what a bundle takes of them."""
+    if bundle is None:
+        return [({}, "")] * request.rows
+    entities = _texts(request, bundle.entity_columns)
+    labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
+    return [
+        (
+            {name: values[row] for name, values in entities.items()},
+            LABEL_KEY_SEPARATOR.join(labels[key][row] for key in bundle.label_key) if labels else "",
         )
         for row in range(request.rows)
     ]

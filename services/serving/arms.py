@@ -14,6 +14,7 @@ from services.serving.loader import Loader
 from services.serving.policies import ReviewedPolicy
 from services.serving.routing import Routes
 from services.serving.standing import TYPES, Standing
+from tabular.bundle import Bundle
 from tabular.scorer import Scorer
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +53,13 @@ class LoadedArms:
         return self.routes.champion
 
     @cached_property
+    def lookup_seconds(self) -> float | None:
+        """How long features may take to be looked up; None is as long as the caller waits."""
+        if not self.endpoint.HasField("fallback"):
+            return None
+        return self.endpoint.fallback.lookup_timeout.ToTimedelta().total_seconds()
+
+    @cached_property
     def routes(self) -> Routes:
         """Which arm answers which key."""
         return Routes(self.endpoint.name, self.arms)
@@ -72,6 +80,9 @@ class ArmTable:
         self.refusals: Counter[str] = Counter()
         self._changing = asyncio.Lock()
         self._live = False
+        # Endpoints whose arms are to be loaded.
+        self._changed: set[str] = set()
+        self._to_load = asyncio.Event()
 
     @property
     def generations(self) -> dict[str, int]:
@@ -92,17 +103,32 @@ class ArmTable:
         loaded = self._loaded.get(endpoint)
         if loaded is not None and loaded.champion is not None:
             # Looked at with each request: what is suspended stops with the event, whatever is being loaded.
-            if suspension := self._standing.endpoints[endpoint].suspension:
-                raise EndpointSuspended(f"endpoint {endpoint!r} is suspended by {suspension}; `lineal resume` ends it")
+            self._check_suspension(endpoint)
             return loaded
         if not self._live:
             raise HistoryUnread("this replica has just started and is reading the log; try again")
         if endpoint not in self._standing.endpoints:
             known = ", ".join(self.names()) or "none"
             raise EndpointUnknown(f"endpoint {endpoint!r} is unknown; there are: {known}")
+        self._check_suspension(endpoint)
         refused = self._refused.get(endpoint)
         why = refused.reason if refused else "release a bundle first, for example with `lineal train`"
         raise NoChampion(f"endpoint {endpoint!r} has no champion: {why}")
+
+    def declared(self, endpoint: str) -> tuple[Endpoint, int]:
+        """Return the declaration and the generation of an endpoint as the log has them, whatever could be loaded.
+
+        An endpoint without a name and its generation 0 where it is unknown.
+        """
+        known = self._standing.endpoints.get(endpoint)
+        return (Endpoint(), 0) if known is None else (known.endpoint, known.generation)
+
+    def bundle(self, endpoint: str) -> Bundle | None:
+        """Return the manifest of the champion that is loaded, also of a suspended endpoint; None without one."""
+        loaded = self._loaded.get(endpoint)
+        if loaded is None or loaded.champion is None:
+            return None
+        return loaded.scorers[loaded.champion.bundle_digest].bundle
 
     def policy(self, endpoint: str) -> ReviewedPolicy | None:
         """Return the reviewed explanation policy of an endpoint's model, None without one. Raises as `get` does."""
@@ -117,19 +143,28 @@ class ArmTable:
             raise HistoryUnread("reading the log")
 
     async def run(self) -> None:
-        """Follow the log for ever."""
-        changed: set[str] = set()
+        """Follow the log for ever, and load what changes."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._load())
+
+    async def _follow(self) -> None:
         async for delivery in self._log.subscribe(0, TYPES):
-            changed |= self._standing.apply(delivery.events)
+            self._changed |= self._standing.apply(delivery.events)
             # Of the history only the last generation matters.
-            if not delivery.live:
-                continue
+            if delivery.live and (self._changed or not self._live):
+                self._to_load.set()
+
+    async def _load(self) -> None:
+        """Load in a task of its own: a suspension is not to wait until some bundle has been tried."""
+        while True:
+            await self._to_load.wait()
+            self._to_load.clear()
+            changed, self._changed = self._changed, set()
             for name in sorted(changed):
                 await self._apply(name)
-            if changed or not self._live:
-                self._live = True
-                await self._applied()
-            changed = set()
+            self._live = True
+            await self._applied()
 
     async def retry(self) -> None:
         """Try again, for ever, to load arms that could not be loaded."""
@@ -145,18 +180,24 @@ class ArmTable:
     async def _apply(self, name: str) -> None:
         async with self._changing:
             known = self._standing.endpoints[name]
+            # What the log says next while these are being loaded is the next turn's.
+            endpoint, generation, arms = known.endpoint, known.generation, known.arms
             try:
                 scorers = {}
-                for arm in known.arms:
+                for arm in arms:
                     self._standing.check(arm)
                     scorers[arm.bundle_digest] = await self._loader.load(arm.bundle_digest)
             except (LinealError, OSError) as error:
                 # The arms before go on answering; whoever changed them is told that this generation is refused.
-                self._refuse(name, known.generation, error.message if isinstance(error, LinealError) else str(error))
+                self._refuse(name, generation, error.message if isinstance(error, LinealError) else str(error))
                 return
             self._refused.pop(name, None)
-            self._loaded[name] = LoadedArms(known.endpoint, known.generation, known.arms, scorers)
+            self._loaded[name] = LoadedArms(endpoint, generation, arms, scorers)
             self._loader.keep(digest for loaded in self._loaded.values() for digest in loaded.scorers)
+
+    def _check_suspension(self, endpoint: str) -> None:
+        if suspension := self._standing.endpoints[endpoint].suspension:
+            raise EndpointSuspended(f"endpoint {endpoint!r} is suspended by {suspension}; `lineal resume` ends it")
 
     def _refuse(self, name: str, generation: int, reason: str) -> None:
         refused = RefusedArms(generation=generation, reason=reason)

@@ -31,6 +31,7 @@ def serving_metrics(
             counter(
                 "lineal_predictions_flagged", "Rows answered that are unlike the training rows.", _flagged(counted)
             ),
+            counter("lineal_predictions_fallback", "Rows answered by the declared fallback.", _fallbacks(counted)),
             counter("lineal_predictions_unguarded", "Rows whose bundle has no guard.", _rows(counted, "unguarded")),
             counter("model_infer_request_success", "Requests answered.", answered),
             counter("model_infer_request_failure", "Requests that were read and got no answer.", failed),
@@ -50,6 +51,14 @@ def _flagged(counted: Iterable[EndpointCounters]) -> list[tuple[Labels, float]]:
         ({"endpoint": each.endpoint, "flag": flag}, float(getattr(each, flag)))
         for each in counted
         for flag in ("out_of_range", "unseen", "out_of_distribution")
+    ]
+
+
+def _fallbacks(counted: Iterable[EndpointCounters]) -> list[tuple[Labels, float]]:
+    return [
+        ({"endpoint": each.endpoint, "cause": cause}, float(count))
+        for each in counted
+        for cause, count in sorted(each.fallbacks.items())
     ]
 
 

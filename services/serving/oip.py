@@ -110,7 +110,14 @@ def text_parameter(request: oip.ModelInferRequest, name: str) -> str:
 
 
 def add_flags(response: oip.ModelInferResponse, answer: PredictResponse) -> None:
-    """Add what is unusual about rows: `guard`, `flagged_rows` and, where there are some, `flags` as JSON."""
+    """Add what is unusual about rows: `guard`, `flagged_rows` and, where there are some, `flags` as JSON.
+
+    Where a fallback has answered, `fallback_cause` and `fallback_reason`.
+    """
+    if answer.fallback_cause:
+        response.parameters["fallback_cause"].string_param = answer.fallback_cause
+        response.parameters["fallback_reason"].string_param = answer.fallback_reason
+        return
     checked = answer.guard == GuardState.GUARD_STATE_CHECKED
     response.parameters["guard"].string_param = "checked" if checked else "unknown"
     if checked:

@@ -1,6 +1,7 @@
 """The RPCs of the Open Inference Protocol, over the same application method as ServingService."""
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from chassis.errors import LinealError, RuleViolated
 from chassis.ids import RequestIdInvalid, check_request_id
 from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceServicer
-from services.serving.arms import ArmTable, LoadedArms
+from services.serving.arms import ArmTable, EndpointSuspended, LoadedArms, NoChampion
 from services.serving.lease import LeaseKeeper
 from services.serving.oip import TensorInvalid, add_flags, columns_of, fill_outputs, text_parameter
 from services.serving.predictor import Answer, BundleNotServed, Predictor
@@ -27,6 +28,10 @@ _DATATYPES = {"numeric": "FP64", "categorical": "BYTES", "time": "INT64"}
 
 class RawScoreGone(RuleViolated):
     """A repeated request is answered from its record, which has no raw tensor."""
+
+
+class NoRawScore(RuleViolated):
+    """No model has answered, so there is no raw tensor."""
 
 
 class InferenceServicer(GRPCInferenceServiceServicer):
@@ -76,12 +81,11 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         return response
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
-        bundle = _bundle(self._arms.get(request.model_name), request.model_version)
         made = make(
             endpoint=request.model_name,
             request_id=_request_id(request.id),
             routing_key=text_parameter(request, "routing_key"),
-            columns=columns_of(request, lambda width: _order(bundle, width)),
+            columns=columns_of(request, self._order(request)),
             event_time_micros=_event_time(text_parameter(request, "event_time")),
             now=self._clock.now(),
             bundle_digest=request.model_version,
@@ -100,9 +104,20 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         add_flags(response, answer.response)
         asked = [output.name for output in request.outputs]
         if answer.raw is None and "raw" in asked:
+            if answer.response.fallback_cause:
+                raise NoRawScore("the endpoint's fallback has answered, which has no raw score; ask for the others")
             raise RawScoreGone("this request was answered before; its raw score is in its record only")
         fill_outputs(response, asked, _outputs(answer), raw=bool(request.raw_input_contents))
         return response
+
+    def _order(self, request: oip.ModelInferRequest) -> Callable[[int], Sequence[ModelColumn]]:
+        """Return what names the columns of a matrix by its width."""
+        try:
+            bundle = _bundle(self._arms.get(request.model_name), request.model_version)
+        except (NoChampion, EndpointSuspended):
+            # The predictor refuses the request, or a fallback answers, which takes no column.
+            return lambda width: [ModelColumn(str(number), "numeric") for number in range(width)]
+        return lambda width: _order(bundle, width)
 
     def _ready(self, endpoint: str, version: str) -> bool:
         try:

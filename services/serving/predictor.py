@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 from chassis.clock import Clock
+from chassis.context import deadline_in, time_left
 from chassis.durations import Durations
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, Unavailable
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
 from lineal.api.tabular.v1.flags_pb2 import RowFlags
+from services.serving import fallback
 from services.serving.answering import ROLES, Listed, answer_of, flags_of, records_of
 from services.serving.arms import ArmTable, EndpointUnknown, LoadedArms
 from services.serving.lease import LeaseKeeper
@@ -102,29 +105,39 @@ class Predictor:
             return Answer(self._named(request, known), None)
         if not self._lease.valid:
             raise _cut_off()
-        # The request holds on to this generation, whatever happens to the arms meanwhile.
-        loaded = self._arms.get(request.endpoint)
-        arm = self._arm(loaded, request)
-        instead = False
         try:
-            scored = await self._score(loaded, arm, request)
-        except LinealError:
-            raise
-        except Exception:
-            champion = loaded.champion
-            if champion is None or champion == arm:
-                raise
-            _logger.exception("arm %s failed, the champion answers instead", arm.bundle_digest[:12])
-            scored, instead = await self._score(loaded, champion, request), True
+            # The request holds on to this generation, whatever happens to the arms meanwhile.
+            loaded = self._arms.get(request.endpoint)
+            scored, instead = await self._score_routed(loaded, request)
+        except Exception as error:
+            return self._fall_back(request, error, started)
         listed = Listed(scored.vectors.numeric.tolist(), scored.vectors.categorical.tolist())
         answer = answer_of(loaded, scored, request, await self._flags(scored, listed))
         recording = time.perf_counter()
         latency = _micros(started, recording)
         records = records_of(scored, listed, request, answer, self._clock.now(), latency, champion_instead=instead)
         self._recorder.record(records, answer, strict=loaded.endpoint.strict)
-        self._describe(request, answer, scored, latency, _micros(recording))
+        stages = {"features": scored.features_micros, "score": scored.score_micros, "record": _micros(recording)}
+        self._describe(request, answer, latency, stages)
         self._mirror(loaded, scored, request)
         return Answer(answer, scored.scores.raw)
+
+    def _fall_back(self, request: Request, error: Exception, started: float) -> Answer:
+        """Answer with the endpoint's declared fallback; raise the error where there is none, or it is not for that."""
+        endpoint, generation = self._arms.declared(request.endpoint)
+        cause = fallback.cause_of(error, endpoint.fallback) if endpoint.HasField("fallback") else ""
+        if not cause or request.bundle_digest:
+            raise error
+        if cause == "scoring":
+            _logger.error("scoring for %s failed, its fallback answers", request.endpoint, exc_info=error)
+        answer = fallback.answer_of(endpoint, generation, request, cause)
+        recording = time.perf_counter()
+        latency = _micros(started, recording)
+        bundle = self._arms.bundle(request.endpoint)
+        records = fallback.records_of(request, answer, bundle, self._clock.now(), latency)
+        self._recorder.record(records, answer, strict=endpoint.strict)
+        self._describe(request, answer, latency, {"record": _micros(recording)})
+        return Answer(answer, None)
 
     async def score(self, request: Request) -> Scored:
         """Score rows as `predict` would, without an answer or a record. Raises what it raises, but CannotRecord."""
@@ -150,12 +163,26 @@ class Predictor:
         assert routed is not None
         return routed
 
+    async def _score_routed(self, loaded: LoadedArms, request: Request) -> tuple[Scored, bool]:
+        """Score with the arm that the request is routed to, or the champion when that fails; return whether it did."""
+        arm = self._arm(loaded, request)
+        try:
+            return await self._score(loaded, arm, request), False
+        except LinealError:
+            raise
+        except Exception:
+            champion = loaded.champion
+            if champion is None or champion == arm:
+                raise
+            _logger.exception("arm %s failed, the champion answers instead", arm.bundle_digest[:12])
+            return await self._score(loaded, champion, request), True
+
     async def _score(self, loaded: LoadedArms, arm: Arm, request: Request) -> Scored:
         given = request.columns
         scorer = loaded.scorers[arm.bundle_digest]
         started = time.perf_counter()
         computing = on_demand(scorer.bundle, given)
-        looked_up = await self._look_up(scorer, request, computing)
+        looked_up = await self._look_up(scorer, request, computing, loaded.lookup_seconds)
         values = {**looked_up.values, **given}
         try:
             taken = computing.take(values)
@@ -179,21 +206,24 @@ class Predictor:
             return flags_of(guard.find(scored.vectors, listed.numbers, listed.texts))
         return flags_of(await asyncio.to_thread(guard.find, scored.vectors, listed.numbers, listed.texts))
 
-    async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand) -> LookedUp:
+    async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand, seconds: float | None) -> LookedUp:
         bundle = scorer.bundle
         wanted = (*bundle.columns, *computing.inputs)
         if all(column.source != "view" or column.name in request.columns for column in wanted):
             return LookedUp()
-        return await self._lookups.get(
-            bundle.feature_set,
-            bundle.feature_set_version,
-            bundle.entity_columns,
-            {name: request.column(name) for name in bundle.entity_columns if name in request.columns},
-            np.array(request.event_time_micros, dtype=np.int64),
-            request.min_position,
-        )
+        left = time_left()
+        with deadline_in(left if seconds is None else min(seconds, math.inf if left is None else left)):
+            return await self._lookups.get(
+                bundle.feature_set,
+                bundle.feature_set_version,
+                bundle.entity_columns,
+                {name: request.column(name) for name in bundle.entity_columns if name in request.columns},
+                np.array(request.event_time_micros, dtype=np.int64),
+                request.min_position,
+            )
 
-    def _describe(self, request: Request, answer: PredictResponse, scored: Scored, latency: int, record: int) -> None:
+    def _describe(self, request: Request, answer: PredictResponse, latency: int, stages: Mapping[str, int]) -> None:
+        """Tell the span and the histogram; `latency` and `stages` are in microseconds."""
         span = trace.get_current_span()
         context = span.get_span_context()
         key = request.endpoint, answer.bundle_digest
@@ -208,16 +238,16 @@ class Predictor:
                 "lineal.generation": answer.generation,
                 "lineal.feature_position": answer.feature_position,
                 "lineal.predict_micros": latency,
-                "lineal.features_micros": scored.features_micros,
-                "lineal.score_micros": scored.score_micros,
-                "lineal.record_micros": record,
                 "lineal.flagged_rows": len(answer.flags),
+                **{f"lineal.{stage}_micros": micros for stage, micros in stages.items()},
             }
         )
 
     def _named(self, request: Request, known: PredictResponse) -> PredictResponse:
-        """Complete an answer that was restored from its records, which do not repeat the names of classes."""
-        if known.class_scores and not known.classes:
+        """Complete an answer that was restored from its records, which do not repeat what is declared."""
+        if known.fallback_cause and not known.fallback_reason:
+            known.fallback_reason = self._arms.declared(request.endpoint)[0].fallback.reason
+        if known.class_scores and not known.classes and known.bundle_digest:
             scorer = self._arms.get(request.endpoint).scorers.get(known.bundle_digest)
             known.classes.extend(scorer.bundle.classes if scorer else ())
         return known

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chassis.errors import Unavailable
 from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
@@ -40,9 +40,12 @@ class _Counts:
     unseen: int = 0
     out_of_distribution: int = 0
     unguarded: int = 0
+    fallbacks: Counter[str] = field(default_factory=Counter)
 
-    def flag(self, answer: PredictResponse) -> None:
-        """Count what is unusual about an answer's rows."""
+    def tell(self, answer: PredictResponse) -> None:
+        """Count what is unusual about an answer, or its rows."""
+        if answer.fallback_cause:
+            self.fallbacks[answer.fallback_cause] += len(answer.prediction_ids)
         if answer.guard == GuardState.GUARD_STATE_UNKNOWN:
             self.unguarded += len(answer.prediction_ids)
         for flags in answer.flags:
@@ -85,7 +88,7 @@ class Recorder:
             _logger.error("%d predictions of %s are not recorded: %s", len(records), records[0].endpoint, error)
             counts.dropped += len(records)
         counts.served += len(records)
-        counts.flag(answer)
+        counts.tell(answer)
         self._remember(answer)
 
     def mirror(self, scores: Sequence[MirroredScore]) -> None:
@@ -113,6 +116,7 @@ class Recorder:
                 unseen=counts.unseen,
                 out_of_distribution=counts.out_of_distribution,
                 unguarded=counts.unguarded,
+                fallbacks=counts.fallbacks,
             )
             for name, counts in sorted(self._counts.items())
         ]
@@ -212,6 +216,7 @@ class Recorder:
                 feature_position=record.feature_position,
                 trace_id=record.trace_id,
                 guard=record.guard,
+                fallback_cause=record.fallback_cause,
             )
         answer.prediction_ids.append(record.prediction_id)
         answer.scores.append(record.score)

@@ -138,7 +138,8 @@ class Bank(World):
         """Put a bundle of the model, with a sample of what it was fitted on, and maybe with a guard."""
         artifacts, learnt = self.suite.artifacts, learnt_from(burden=burden)
         buffer = io.BytesIO()
-        pq.write_table(pa.table(learnt), buffer)
+        listed = [list(row) for row in zip(*(values.tolist() for values in learnt.values()), strict=True)]
+        pq.write_table(pa.table(learnt | {"score": fitted(burden=burden).predict_proba(listed)[:, 1]}), buffer)
         model = artifacts.put(model_bytes(fitted(burden=burden)))
         files = {MODEL_FILE: model, REFERENCE_FILE: artifacts.put(buffer.getvalue())}
         columns = tuple(
@@ -152,8 +153,8 @@ class Bank(World):
         transforms = (BURDEN,) if burden else ()
         bundle = Bundle("shop", "binary", columns, files, transforms=transforms)
         if guarded:
-            fitted_on, validated = (assemble(columns, rows(ROWS, seed), ROWS) for seed in (0, 1))
-            files[GUARD_FILE] = artifacts.put(canonical_json(guarding.fit(bundle, fitted_on, validated).to_json()))
+            parts = (assemble(columns, rows(ROWS, seed), ROWS) for seed in (0, 1))
+            files[GUARD_FILE] = artifacts.put(canonical_json(guarding.fit(bundle, *parts).to_json()))
         digest: str = artifacts.put(canonical_json(bundle.to_json()))
         return digest
 

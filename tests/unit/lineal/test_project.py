@@ -85,3 +85,22 @@ def test_the_flights_project_reads() -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text).total_seconds() == seconds
+
+
+def test_an_endpoint_declares_its_fallback(tmp_path: Path) -> None:
+    text = """\
+kind: Endpoint
+name: credit
+model: credit
+fallback:
+  score: 1.0
+  decision: 1
+  reason: Nobody gets a credit unseen.
+  when_suspended: true
+  lookup_timeout: 0.5s
+"""
+    (tmp_path / "project.yaml").write_text(text)
+    (found,) = read_project(tmp_path)
+    fallback = found.message.fallback
+    assert (fallback.score, fallback.decision, fallback.when_suspended) == (1.0, 1, True)
+    assert fallback.lookup_timeout.ToTimedelta() == timedelta(milliseconds=500)

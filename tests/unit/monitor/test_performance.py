@@ -36,3 +36,18 @@ def test_several_classes_are_measured_by_how_often_the_decision_was_right() -> N
     [binary] = by_arm(frame.assign(outcome=[1.0, 0.0, 1.0, np.nan]), Label(greater_than=0))
     assert not binary.HasField("accuracy")
     assert binary.brier == pytest.approx((0.01 + 0.25 + 0.09) / 3)
+
+
+def test_what_a_fallback_answered_is_nobodys_performance() -> None:
+    frame = pd.DataFrame(
+        {
+            "arm": ["champion", "fallback", "champion"],
+            "bundle_digest": ["d", "", "d"],
+            "score": [0.9, 1.0, 0.2],
+            "outcome": [1.0, 0.0, 0.0],
+        }
+    )
+    [found] = by_arm(frame, Label(greater_than=0))
+    assert (found.arm, found.predictions) == ("champion", 2)
+    assert found.brier == pytest.approx((0.01 + 0.04) / 2)
+    assert by_arm(frame[1:2], Label(greater_than=0)) == []

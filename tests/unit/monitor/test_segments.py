@@ -26,3 +26,11 @@ def test_what_was_looked_up_is_told_by_feature_set() -> None:
     ]
     assert (event.leaves, event.predictions, event.merkle_root) == (5, 5, segment.merkle_root)
     assert (event.min_event_time.ToMicroseconds(), event.max_event_time.ToMicroseconds()) == (0, 9)
+
+
+def test_a_fallback_answers_without_a_bundle() -> None:
+    segment = Segment([record("", 0), record("a", 0)], [])
+    assert segment.bundle_digests == ["a"]
+    event = segment.sealed("e", "digest", {})
+    assert (list(event.bundle_digests), event.predictions) == (["a"], 2)
+    assert Segment([record("", 0)], []).bundle_digests == []

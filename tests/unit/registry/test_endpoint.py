@@ -1,10 +1,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from chassis.retirement import Retired
-from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, Saga, SagaKind, SagaState
+from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, Fallback, Saga, SagaKind, SagaState
 from lineal.api.registry.v1.events_pb2 import ArmsChanged, SagaRejected, SagaRequested
 from lineal.api.registry.v1.model_pb2 import RetrainPolicy
 from services.registry import endpoint as endpoints
@@ -204,3 +205,38 @@ def test_an_endpoint_is_not_retired_under_a_saga() -> None:
     busy = fold(state, list(endpoints.request_release(state, saga(SagaKind.SAGA_KIND_RELEASE, "s"))))
     with pytest.raises(endpoints.SagaUnderWay):
         endpoints.retire(busy, reason="closed")
+
+
+@pytest.mark.parametrize(
+    ("fallback", "field"),
+    [
+        (Fallback(score=0.5), "reason"),
+        (Fallback(score=float("nan"), reason="safe"), "score"),
+        (Fallback(score=1.5, decision=1, reason="safe"), "score"),
+        (Fallback(score=0.5, decision=2, reason="safe"), "decision"),
+        (Fallback(score=0.5, decision=0, class_scores=[0.5, 0.6], reason="safe"), "class_scores"),
+        (Fallback(score=0.5, class_scores=[0.5, 0.5], reason="safe"), "decision"),
+        (Fallback(score=0.5, decision=2, class_scores=[0.5, 0.5], reason="safe"), "decision"),
+        (Fallback(score=0.5, decision=2, class_scores=[0.2, 0.2, 0.6], reason="safe"), "score"),
+        (Fallback(score=0.5, reason="safe", lookup_timeout=Duration(seconds=-1)), "lookup_timeout"),
+    ],
+)
+def test_a_fallback_that_cannot_be_answered_is_refused(fallback: Fallback, field: str) -> None:
+    with pytest.raises(endpoints.EndpointInvalid) as refused:
+        endpoints.register(EndpointAggregate(), Endpoint(name="delay", model="m", fallback=fallback))
+    assert [violation.field for violation in refused.value.violations] == [f"endpoint.fallback.{field}"]
+
+
+@pytest.mark.parametrize(
+    "fallback",
+    [
+        Fallback(score=-3.5, reason="the mean of last year"),
+        Fallback(score=1.0, decision=1, reason="refuse unseen"),
+        Fallback(score=0.6, decision=2, class_scores=[0.2, 0.2, 0.6], reason="the usual class", when_suspended=True),
+    ],
+)
+def test_a_fallback_is_declared_with_its_defaults(fallback: Fallback) -> None:
+    endpoint = Endpoint(name="delay", model="m", fallback=fallback)
+    (event,) = endpoints.register(EndpointAggregate(), endpoint)
+    assert event.endpoint.fallback.lookup_timeout.seconds == 1  # type: ignore[attr-defined]
+    assert not declared().endpoint.HasField("fallback")  # type: ignore[union-attr]

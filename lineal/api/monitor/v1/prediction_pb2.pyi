@@ -70,6 +70,7 @@ class PredictionRecord(_message.Message):
     CLASS_SCORES_FIELD_NUMBER: _builtins.int
     GUARD_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
+    FALLBACK_CAUSE_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """Request id, a slash and the row number."""
     endpoint: _builtins.str
@@ -77,9 +78,9 @@ class PredictionRecord(_message.Message):
     generation: _builtins.int
     """Generation of the arms."""
     arm: _builtins.str
-    """Role of the arm that answered: `champion` or `challenger`."""
+    """Role of the arm that answered: `champion` or `challenger`; `fallback` when it was no model but the endpoint's declared fallback."""
     bundle_digest: _builtins.str
-    """Bundle that answered."""
+    """Bundle that answered; empty with the arm `fallback`."""
     unit: _builtins.str
     """Unit of the release statistics: the routing key; empty keeps the prediction outside them."""
     event_time_micros: _builtins.int
@@ -101,9 +102,13 @@ class PredictionRecord(_message.Message):
     latency_micros: _builtins.int
     """Microseconds from the request's arrival to the answer."""
     fallback: _builtins.bool
-    """True when the arm that the key was routed to failed and the champion answered instead."""
+    """True when the arm that the key was routed to failed and the champion answered instead. Not the endpoint's declared fallback, which
+    has an arm of its own.
+    """
     guard: _flags_pb2.GuardState.ValueType
     """Whether the row was compared with those that the bundle was fitted on."""
+    fallback_cause: _builtins.str
+    """With the arm `fallback` why no model has answered: `suspended`, `no_bundle`, `features` or `scoring`; empty otherwise."""
     @_builtins.property
     def numeric_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The bundle's numeric columns as scored, in their order; NaN is null."""
@@ -159,10 +164,11 @@ class PredictionRecord(_message.Message):
         class_scores: _abc.Iterable[_builtins.float] | None = ...,
         guard: _flags_pb2.GuardState.ValueType = ...,
         flags: _flags_pb2.RowFlags | None = ...,
+        fallback_cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["flags", b"flags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "class_scores", b"class_scores", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "feature_position", b"feature_position", "flags", b"flags", "generation", b"generation", "given_columns", b"given_columns", "guard", b"guard", "inputs", b"inputs", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_time_micros", b"answer_time_micros", "arm", b"arm", "bundle_digest", b"bundle_digest", "categorical_values", b"categorical_values", "class_scores", b"class_scores", "decision", b"decision", "endpoint", b"endpoint", "entities", b"entities", "event_time_micros", b"event_time_micros", "fallback", b"fallback", "fallback_cause", b"fallback_cause", "feature_position", b"feature_position", "flags", b"flags", "generation", b"generation", "given_columns", b"given_columns", "guard", b"guard", "inputs", b"inputs", "label_key", b"label_key", "latency_micros", b"latency_micros", "numeric_values", b"numeric_values", "prediction_id", b"prediction_id", "raw_score", b"raw_score", "score", b"score", "trace_id", b"trace_id", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -255,6 +255,7 @@ class PeriodReport(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     PERFORMANCE_FIELD_NUMBER: _builtins.int
     DETECTOR_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     predictions: _builtins.int
@@ -265,6 +266,8 @@ class PeriodReport(_message.Message):
     """Digest of that reference."""
     detector: _builtins.str
     """Detector that computed the findings: `alibi-detect <version>` or `scipy <version>`."""
+    fallbacks: _builtins.int
+    """Of the predictions those that no model has answered but the endpoint's declared fallback; they are in no other figure."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Start, inclusive."""
@@ -298,10 +301,11 @@ class PeriodReport(_message.Message):
         findings: _abc.Iterable[Global___DriftFinding] | None = ...,
         performance: _abc.Iterable[Global___ArmPerformance] | None = ...,
         detector: _builtins.str = ...,
+        fallbacks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "detector", b"detector", "end_time", b"end_time", "endpoint", b"endpoint", "findings", b"findings", "performance", b"performance", "predictions", b"predictions", "reference_digest", b"reference_digest", "segment_digests", b"segment_digests", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "detector", b"detector", "end_time", b"end_time", "endpoint", b"endpoint", "fallbacks", b"fallbacks", "findings", b"findings", "performance", b"performance", "predictions", b"predictions", "reference_digest", b"reference_digest", "segment_digests", b"segment_digests", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

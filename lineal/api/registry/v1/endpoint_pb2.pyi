@@ -212,6 +212,54 @@ class MonitoringPolicy(_message.Message):
 Global___MonitoringPolicy: _TypeAlias = MonitoringPolicy  # noqa: Y015
 
 @_typing.final
+class Fallback(_message.Message):
+    """What an endpoint answers when no model can: the same for every row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    CLASS_SCORES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WHEN_SUSPENDED_FIELD_NUMBER: _builtins.int
+    LOOKUP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """Score: as Predict's."""
+    decision: _builtins.int
+    """Decision: as Predict's; not set for a regression."""
+    reason: _builtins.str
+    """Why this is what to answer then, for whoever gets it."""
+    when_suspended: _builtins.bool
+    """Whether it is answered while the endpoint is suspended, too; otherwise that is refused."""
+    @_builtins.property
+    def class_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of several classes the probability of each, in their order, which sum up to 1; empty otherwise."""
+
+    @_builtins.property
+    def lookup_timeout(self) -> _duration_pb2.Duration:
+        """How long features may take to be looked up before it is answered; default 1 second."""
+
+    def __init__(
+        self,
+        *,
+        score: _builtins.float = ...,
+        decision: _builtins.int | None = ...,
+        class_scores: _abc.Iterable[_builtins.float] | None = ...,
+        reason: _builtins.str = ...,
+        when_suspended: _builtins.bool = ...,
+        lookup_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decision", b"_decision", "decision", b"decision", "lookup_timeout", b"lookup_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decision", b"_decision", "class_scores", b"class_scores", "decision", b"decision", "lookup_timeout", b"lookup_timeout", "reason", b"reason", "score", b"score", "when_suspended", b"when_suspended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decision: _TypeAlias = _typing.Literal["decision"]  # noqa: Y015
+    _WhichOneofArgType__decision: _TypeAlias = _typing.Literal["_decision", b"_decision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decision) -> _WhichOneofReturnType__decision | None: ...
+
+Global___Fallback: _TypeAlias = Fallback  # noqa: Y015
+
+@_typing.final
 class Endpoint(_message.Message):
     """What clients call."""
 
@@ -224,6 +272,7 @@ class Endpoint(_message.Message):
     STRICT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     MONITORING_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: lowercase letters, digits, hyphen and underscore. OIP's `model_name`."""
     description: _builtins.str
@@ -242,6 +291,10 @@ class Endpoint(_message.Message):
     def monitoring(self) -> Global___MonitoringPolicy:
         """How it is watched."""
 
+    @_builtins.property
+    def fallback(self) -> Global___Fallback:
+        """What is answered when no bundle can be loaded, features cannot be looked up, or scoring fails; unset refuses then."""
+
     def __init__(
         self,
         *,
@@ -252,10 +305,11 @@ class Endpoint(_message.Message):
         strict: _builtins.bool = ...,
         release: Global___ReleasePolicy | None = ...,
         monitoring: Global___MonitoringPolicy | None = ...,
+        fallback: Global___Fallback | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["monitoring", b"monitoring", "release", b"release"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "monitoring", b"monitoring", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "model", b"model", "monitoring", b"monitoring", "name", b"name", "owner", b"owner", "release", b"release", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "fallback", b"fallback", "model", b"model", "monitoring", b"monitoring", "name", b"name", "owner", b"owner", "release", b"release", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

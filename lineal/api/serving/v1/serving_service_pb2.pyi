@@ -140,12 +140,14 @@ class PredictResponse(_message.Message):
     CLASS_SCORES_FIELD_NUMBER: _builtins.int
     GUARD_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
+    FALLBACK_CAUSE_FIELD_NUMBER: _builtins.int
+    FALLBACK_REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of the request."""
     bundle_digest: _builtins.str
     """Digest of the bundle that answered."""
     arm: _builtins.str
-    """Its role: `champion` or `challenger`."""
+    """Its role: `champion` or `challenger`; `fallback` when no model has answered but the endpoint's declared fallback, without a digest."""
     generation: _builtins.int
     """Generation of the endpoint's arms."""
     feature_position: _builtins.int
@@ -154,6 +156,10 @@ class PredictResponse(_message.Message):
     """Trace of the request."""
     guard: _flags_pb2.GuardState.ValueType
     """Whether the rows were compared with those that the bundle was fitted on."""
+    fallback_cause: _builtins.str
+    """Why no model has answered but the fallback: `suspended`, `no_bundle`, `features` or `scoring`; empty otherwise."""
+    fallback_reason: _builtins.str
+    """The reason that the declaration of the fallback gives; empty otherwise."""
     @_builtins.property
     def prediction_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Id per row: request id, a slash and the row number from 0."""
@@ -201,10 +207,12 @@ class PredictResponse(_message.Message):
         class_scores: _abc.Iterable[_builtins.float] | None = ...,
         guard: _flags_pb2.GuardState.ValueType = ...,
         flags: _abc.Iterable[_flags_pb2.RowFlags] | None = ...,
+        fallback_cause: _builtins.str = ...,
+        fallback_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "bundle_digest", b"bundle_digest", "class_scores", b"class_scores", "classes", b"classes", "decisions", b"decisions", "feature_position", b"feature_position", "field_statuses", b"field_statuses", "flags", b"flags", "generation", b"generation", "guard", b"guard", "prediction_ids", b"prediction_ids", "request_id", b"request_id", "scores", b"scores", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "bundle_digest", b"bundle_digest", "class_scores", b"class_scores", "classes", b"classes", "decisions", b"decisions", "fallback_cause", b"fallback_cause", "fallback_reason", b"fallback_reason", "feature_position", b"feature_position", "field_statuses", b"field_statuses", "flags", b"flags", "generation", b"generation", "guard", b"guard", "prediction_ids", b"prediction_ids", "request_id", b"request_id", "scores", b"scores", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -850,6 +858,26 @@ class EndpointCounters(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FallbacksEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ENDPOINT_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
     LOGGED_FIELD_NUMBER: _builtins.int
@@ -863,6 +891,7 @@ class EndpointCounters(_message.Message):
     UNSEEN_FIELD_NUMBER: _builtins.int
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: _builtins.int
     UNGUARDED_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     served: _builtins.int
@@ -889,6 +918,10 @@ class EndpointCounters(_message.Message):
     """Rows answered whose values together are rarer than the limit of their bundle."""
     unguarded: _builtins.int
     """Rows answered by a bundle that has no guard, so that nothing is known of them."""
+    @_builtins.property
+    def fallbacks(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Rows answered by the endpoint's declared fallback, by cause."""
+
     def __init__(
         self,
         *,
@@ -905,10 +938,11 @@ class EndpointCounters(_message.Message):
         unseen: _builtins.int = ...,
         out_of_distribution: _builtins.int = ...,
         unguarded: _builtins.int = ...,
+        fallbacks: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "logged", b"logged", "out_of_distribution", b"out_of_distribution", "out_of_range", b"out_of_range", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "refused_generations", b"refused_generations", "served", b"served", "unguarded", b"unguarded", "unseen", b"unseen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "fallbacks", b"fallbacks", "logged", b"logged", "out_of_distribution", b"out_of_distribution", "out_of_range", b"out_of_range", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "refused_generations", b"refused_generations", "served", b"served", "unguarded", b"unguarded", "unseen", b"unseen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,7 +74,8 @@ class ServingServiceServicer(object):
     def Predict(self, request, context):
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
-        prediction cannot be recorded.
+        prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
+        cannot be looked up or scoring fails; not to a request that names a bundle.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,8 @@ class ServingServiceStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.PredictRequest, _serving_service_pb2.PredictResponse]
     """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
-    prediction cannot be recorded.
+    prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
+    cannot be looked up or scoring fails; not to a request that names a bundle.
     """
     StreamPredictions: _grpc.StreamStreamMultiCallable[_serving_service_pb2.StreamPredictionsRequest, _serving_service_pb2.StreamPredictionsResponse]
     """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
@@ -70,7 +71,8 @@ class ServingServiceAsyncStub(ServingServiceStub):
     Predict: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.PredictRequest, _serving_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
-    prediction cannot be recorded.
+    prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
+    cannot be looked up or scoring fails; not to a request that names a bundle.
     """
     StreamPredictions: _aio.StreamStreamMultiCallable[_serving_service_pb2.StreamPredictionsRequest, _serving_service_pb2.StreamPredictionsResponse]  # type: ignore[assignment]
     """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
@@ -107,7 +109,8 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_serving_service_pb2.PredictResponse, _abc.Awaitable[_serving_service_pb2.PredictResponse]]:
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
-        prediction cannot be recorded.
+        prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
+        cannot be looked up or scoring fails; not to a request that names a bundle.
         """
 
     @_abc_1.abstractmethod
