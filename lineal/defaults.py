@@ -40,11 +40,13 @@ def model_with_defaults(model: Model) -> Model:
 
 
 def endpoint_with_defaults(endpoint: Endpoint) -> Endpoint:
-    """Return the endpoint with the defaults of what its policies and its fallback leave unset."""
+    """Return the endpoint with the defaults of what its policies, its fallback and its limits leave unset."""
     filled = Endpoint()
     filled.CopyFrom(endpoint)
     if filled.HasField("fallback") and not filled.fallback.HasField("lookup_timeout"):
         filled.fallback.lookup_timeout.CopyFrom(_LOOKUP_TIMEOUT)
+    if filled.HasField("limits") and not filled.limits.burst_rows:
+        filled.limits.burst_rows = filled.limits.rows_per_second
     for policy, defaults in ((filled.release, _RELEASE), (filled.monitoring, _MONITORING)):
         given = {field.name for field, _ in policy.ListFields()}
         for field, value in defaults.ListFields():

@@ -26,7 +26,7 @@ from lineal.api.registry.v1.events_pb2 import (
 from lineal.api.registry.v1.model_pb2 import RetrainPolicy
 from lineal.defaults import endpoint_with_defaults
 from services.registry.names import check_name
-from services.registry.policies import check_fallback, check_monitoring, check_release
+from services.registry.policies import check_fallback, check_limits, check_monitoring, check_release
 
 CHAMPION = ArmRole.ARM_ROLE_CHAMPION
 CHALLENGER = ArmRole.ARM_ROLE_CHALLENGER
@@ -103,6 +103,7 @@ def register(state: EndpointAggregate, endpoint: Endpoint) -> Sequence[Message]:
         *check_release(endpoint),
         *check_monitoring(endpoint),
         *check_fallback(endpoint),
+        *check_limits(endpoint),
     ]
     if violations:
         raise EndpointInvalid(f"endpoint {endpoint.name!r} cannot be declared so", violations)

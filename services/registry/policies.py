@@ -55,6 +55,18 @@ def check_fallback(endpoint: Endpoint) -> list[FieldViolation]:
     return found
 
 
+def check_limits(endpoint: Endpoint) -> list[FieldViolation]:
+    """Return what is wrong with the limits of callers; an empty list where none are declared."""
+    if not endpoint.HasField("limits"):
+        return []
+    limits = endpoint.limits
+    if not limits.rows_per_second and not limits.rows_per_day:
+        return [FieldViolation("endpoint.limits", "give rows_per_second, rows_per_day or both; or leave it out")]
+    if limits.burst_rows and not limits.rows_per_second:
+        return [FieldViolation("endpoint.limits.burst_rows", "goes with rows_per_second; give that, too")]
+    return []
+
+
 def check_monitoring(endpoint: Endpoint) -> list[FieldViolation]:
     """Return what is wrong with the monitoring policy."""
     policy = endpoint.monitoring

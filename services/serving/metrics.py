@@ -33,6 +33,7 @@ def serving_metrics(
             ),
             counter("lineal_predictions_fallback", "Rows answered by the declared fallback.", _fallbacks(counted)),
             counter("lineal_predictions_unguarded", "Rows whose bundle has no guard.", _rows(counted, "unguarded")),
+            counter("lineal_requests_limited", "Requests over a limit of callers.", _rows(counted, "limited_requests")),
             counter("model_infer_request_success", "Requests answered.", answered),
             counter("model_infer_request_failure", "Requests that were read and got no answer.", failed),
             summary("model_infer_request_duration", "Seconds from routing to scores.", points, _model),

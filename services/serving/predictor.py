@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 from chassis.clock import Clock
-from chassis.context import deadline_in, time_left
+from chassis.context import caller, deadline_in, time_left
 from chassis.durations import Durations
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, Unavailable
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore
@@ -25,6 +25,7 @@ from services.serving import fallback
 from services.serving.answering import ROLES, Listed, answer_of, flags_of, records_of
 from services.serving.arms import ArmTable, EndpointUnknown, LoadedArms
 from services.serving.lease import LeaseKeeper
+from services.serving.limiter import Limiter
 from services.serving.lookups import LookedUp, Lookups
 from services.serving.recorder import Recorder
 from services.serving.request import Request
@@ -69,6 +70,7 @@ class Predictor:
         lookups: Lookups,
         recorder: Recorder,
         lease: LeaseKeeper,
+        limiter: Limiter,
         clock: Clock,
         tracer: Tracer,
         durations: Durations,
@@ -77,6 +79,7 @@ class Predictor:
         self._lookups = lookups
         self._recorder = recorder
         self._lease = lease
+        self._limiter = limiter
         self._clock = clock
         self._tracer = tracer
         self._durations = durations
@@ -86,7 +89,7 @@ class Predictor:
         """Score the rows of a request.
 
         The same request id gives the same answer. Raises EndpointUnknown, NoChampion, FeatureInvalid, EntityKeyMissing,
-        BundleNotServed, CannotRecord, ReplicaCutOff.
+        BundleNotServed, CannotRecord, ReplicaCutOff, RateExceeded, BudgetSpent, RequestOverLimit.
         """
         try:
             return await self._predict(request)
@@ -103,8 +106,7 @@ class Predictor:
         if known is not None:
             self._describe_repeated(known)
             return Answer(self._named(request, known), None)
-        if not self._lease.valid:
-            raise _cut_off()
+        self._admit(request)
         try:
             # The request holds on to this generation, whatever happens to the arms meanwhile.
             loaded = self._arms.get(request.endpoint)
@@ -141,14 +143,25 @@ class Predictor:
 
     async def score(self, request: Request) -> Scored:
         """Score rows as `predict` would, without an answer or a record. Raises what it raises, but CannotRecord."""
-        if not self._lease.valid:
-            raise _cut_off()
+        self._admit(request)
         loaded = self._arms.get(request.endpoint)
         return await self._score(loaded, self._arm(loaded, request), request)
 
     async def drain(self) -> None:
         """Wait until the arms that did not answer have scored, too."""
         await asyncio.gather(*self._mirrors, return_exceptions=True)
+
+    def _admit(self, request: Request) -> None:
+        """Refuse a request that this replica is not to answer. Raises ReplicaCutOff, and what Limiter.take raises."""
+        if not self._lease.valid:
+            raise ReplicaCutOff("this replica has lost touch with the registry; another one may answer")
+        endpoint, _ = self._arms.declared(request.endpoint)
+        if endpoint.HasField("limits"):
+            try:
+                self._limiter.take(request.endpoint, endpoint.limits, caller().actor, request.rows)
+            except LinealError:
+                self._recorder.limited(request.endpoint)
+                raise
 
     def _arm(self, loaded: LoadedArms, request: Request) -> Arm:
         if request.bundle_digest:
@@ -295,10 +308,6 @@ class Predictor:
                 for row in range(request.rows)
             ]
         self._recorder.mirror(found)
-
-
-def _cut_off() -> ReplicaCutOff:
-    return ReplicaCutOff("this replica has lost touch with the registry; another one may answer")
 
 
 def _micros(since: float, until: float | None = None) -> int:

@@ -36,6 +36,7 @@ class _Counts:
     logged: int = 0
     dropped: int = 0
     failed_requests: int = 0
+    limited_requests: int = 0
     out_of_range: int = 0
     unseen: int = 0
     out_of_distribution: int = 0
@@ -102,6 +103,10 @@ class Recorder:
         """Count a request that got no answer."""
         self._of(endpoint).failed_requests += 1
 
+    def limited(self, endpoint: str) -> None:
+        """Count a request that was refused because its caller was over a limit."""
+        self._of(endpoint).limited_requests += 1
+
     def counters(self) -> list[EndpointCounters]:
         """Return the counts since this replica started."""
         return [
@@ -112,6 +117,7 @@ class Recorder:
                 dropped=counts.dropped,
                 queued=counts.served - counts.logged - counts.dropped,
                 failed_requests=counts.failed_requests,
+                limited_requests=counts.limited_requests,
                 out_of_range=counts.out_of_range,
                 unseen=counts.unseen,
                 out_of_distribution=counts.out_of_distribution,

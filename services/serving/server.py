@@ -1,5 +1,6 @@
 """Composition root of serving."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from lineal.api.serving.v1.serving_service_pb2_grpc import add_ServingServiceSer
 from services.serving.arms import ArmTable
 from services.serving.explaining import Explainer
 from services.serving.lease import LeaseKeeper
+from services.serving.limiter import Limiter
 from services.serving.loader import Loader
 from services.serving.lookups import Lookups
 from services.serving.metrics import prediction_durations, serving_metrics
@@ -48,7 +50,8 @@ async def build(harness: Harness) -> None:
     harness.telemetry.histograms.append(durations)
     harness.add_metrics(serving_metrics(arms.names, recorder.counters, durations))
     lookups = Lookups(harness.channel("features"))
-    predictor = Predictor(arms, lookups, recorder, lease, harness.clock, harness.telemetry.tracer, durations)
+    limiter = Limiter(time.time)
+    predictor = Predictor(arms, lookups, recorder, lease, limiter, harness.clock, harness.telemetry.tracer, durations)
     explainer = Explainer(predictor, arms, harness.artifacts)
 
     @asynccontextmanager

@@ -5,7 +5,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from chassis.retirement import Retired
-from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, Fallback, Saga, SagaKind, SagaState
+from lineal.api.registry.v1.endpoint_pb2 import Arm, CallerLimits, Endpoint, Fallback, Saga, SagaKind, SagaState
 from lineal.api.registry.v1.events_pb2 import ArmsChanged, SagaRejected, SagaRequested
 from lineal.api.registry.v1.model_pb2 import RetrainPolicy
 from services.registry import endpoint as endpoints
@@ -240,3 +240,22 @@ def test_a_fallback_is_declared_with_its_defaults(fallback: Fallback) -> None:
     (event,) = endpoints.register(EndpointAggregate(), endpoint)
     assert event.endpoint.fallback.lookup_timeout.seconds == 1  # type: ignore[attr-defined]
     assert not declared().endpoint.HasField("fallback")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [
+        (CallerLimits(), "endpoint.limits"),
+        (CallerLimits(burst_rows=5, rows_per_day=9), "endpoint.limits.burst_rows"),
+    ],
+)
+def test_limits_that_limit_nothing_are_refused(limits: CallerLimits, field: str) -> None:
+    with pytest.raises(endpoints.EndpointInvalid) as refused:
+        endpoints.register(EndpointAggregate(), Endpoint(name="delay", model="m", limits=limits))
+    assert [violation.field for violation in refused.value.violations] == [field]
+
+
+def test_a_burst_is_a_seconds_rows_where_none_is_declared() -> None:
+    endpoint = Endpoint(name="delay", model="m", limits=CallerLimits(rows_per_second=7))
+    (event,) = endpoints.register(EndpointAggregate(), endpoint)
+    assert event.endpoint.limits.burst_rows == 7  # type: ignore[attr-defined]

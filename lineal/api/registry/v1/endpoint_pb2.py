@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lineal/api/registry/v1/endpoint.proto\x12\x16lineal.api.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x01\n\rReleasePolicy\x12\x14\n\x0cshadow_units\x18\x01 \x01(\x04\x12\x15\n\rcanary_shares\x18\x02 \x03(\x01\x12\x11\n\tmin_units\x18\x03 \x01(\x04\x12\x11\n\tmax_units\x18\x04 \x01(\x04\x12\r\n\x05\x61lpha\x18\x05 \x01(\x01\x12\x17\n\x0f\x62rier_tolerance\x18\x06 \x01(\x01\x12\x19\n\x11\x61pproval_required\x18\x07 \x01(\x08\x12\x34\n\x11latency_objective\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe5\x01\n\x10MonitoringPolicy\x12)\n\x06period\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x61llowed_lateness\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08min_rows\x18\x03 \x01(\x04\x12\x1c\n\x14\x66\x61lse_discovery_rate\x18\x04 \x01(\x01\x12\x12\n\nmin_effect\x18\x05 \x01(\x01\x12\x17\n\x0fignored_columns\x18\x06 \x03(\t\x12\x14\n\x0cmax_auc_drop\x18\x07 \x01(\x01\"\xae\x01\n\x08\x46\x61llback\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x15\n\x08\x64\x65\x63ision\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0c\x63lass_scores\x18\x03 \x03(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0ewhen_suspended\x18\x05 \x01(\x08\x12\x31\n\x0elookup_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_decision\"\x85\x02\n\x08\x45ndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06strict\x18\x05 \x01(\x08\x12\x36\n\x07release\x18\x06 \x01(\x0b\x32%.lineal.api.registry.v1.ReleasePolicy\x12<\n\nmonitoring\x18\x07 \x01(\x0b\x32(.lineal.api.registry.v1.MonitoringPolicy\x12\x32\n\x08\x66\x61llback\x18\x08 \x01(\x0b\x32 .lineal.api.registry.v1.Fallback\"Z\n\x03\x41rm\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12-\n\x04role\x18\x02 \x01(\x0e\x32\x1f.lineal.api.registry.v1.ArmRole\x12\r\n\x05share\x18\x03 \x01(\x01\"\x85\x01\n\x08SagaStep\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x66inding\x18\x02 \x01(\t\x12\x17\n\x0f\x65vidence_digest\x18\x03 \x01(\t\x12/\n\x0breport_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x05 \x01(\x04\"\xb2\x04\n\x04Saga\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12.\n\x04kind\x18\x03 \x01(\x0e\x32 .lineal.api.registry.v1.SagaKind\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32!.lineal.api.registry.v1.SagaState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x14\n\x0crequested_by\x18\x06 \x01(\t\x12\x10\n\x08\x61larm_id\x18\x07 \x01(\t\x12\x15\n\rbundle_digest\x18\x08 \x01(\t\x12\x35\n\x11training_end_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05steps\x18\n \x03(\x0b\x32 .lineal.api.registry.v1.SagaStep\x12\x0f\n\x07outcome\x18\x0b \x01(\t\x12\x30\n\x0crequest_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ehistory_digest\x18\x0e \x01(\t\x12\x37\n\x13training_start_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x65xclude_columns\x18\x10 \x03(\t\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x11 \x01(\t\"1\n\x0bRefusedArms\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xe0\x02\n\x07Replica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x45\n\x0bgenerations\x18\x02 \x03(\x0b\x32\x30.lineal.api.registry.v1.Replica.GenerationsEntry\x12\x32\n\x0elease_end_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x07refused\x18\x04 \x03(\x0b\x32,.lineal.api.registry.v1.Replica.RefusedEntry\x1a\x32\n\x10GenerationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1aS\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.lineal.api.registry.v1.RefusedArms:\x02\x38\x01*h\n\x07\x41rmRole\x12\x18\n\x14\x41RM_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41RM_ROLE_CHAMPION\x10\x01\x12\x17\n\x13\x41RM_ROLE_CHALLENGER\x10\x02\x12\x13\n\x0f\x41RM_ROLE_SHADOW\x10\x03*k\n\x08SagaKind\x12\x19\n\x15SAGA_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SAGA_KIND_RETRAIN\x10\x01\x12\x15\n\x11SAGA_KIND_RELEASE\x10\x02\x12\x16\n\x12SAGA_KIND_ROLLBACK\x10\x03*t\n\tSagaState\x12\x1a\n\x16SAGA_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11SAGA_STATE_ACTIVE\x10\x01\x12\x18\n\x14SAGA_STATE_COMPLETED\x10\x02\x12\x1a\n\x16SAGA_STATE_COMPENSATED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lineal/api/registry/v1/endpoint.proto\x12\x16lineal.api.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x01\n\rReleasePolicy\x12\x14\n\x0cshadow_units\x18\x01 \x01(\x04\x12\x15\n\rcanary_shares\x18\x02 \x03(\x01\x12\x11\n\tmin_units\x18\x03 \x01(\x04\x12\x11\n\tmax_units\x18\x04 \x01(\x04\x12\r\n\x05\x61lpha\x18\x05 \x01(\x01\x12\x17\n\x0f\x62rier_tolerance\x18\x06 \x01(\x01\x12\x19\n\x11\x61pproval_required\x18\x07 \x01(\x08\x12\x34\n\x11latency_objective\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe5\x01\n\x10MonitoringPolicy\x12)\n\x06period\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10\x61llowed_lateness\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08min_rows\x18\x03 \x01(\x04\x12\x1c\n\x14\x66\x61lse_discovery_rate\x18\x04 \x01(\x01\x12\x12\n\nmin_effect\x18\x05 \x01(\x01\x12\x17\n\x0fignored_columns\x18\x06 \x03(\t\x12\x14\n\x0cmax_auc_drop\x18\x07 \x01(\x01\"\xae\x01\n\x08\x46\x61llback\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x15\n\x08\x64\x65\x63ision\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0c\x63lass_scores\x18\x03 \x03(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0ewhen_suspended\x18\x05 \x01(\x08\x12\x31\n\x0elookup_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_decision\"Q\n\x0c\x43\x61llerLimits\x12\x17\n\x0frows_per_second\x18\x01 \x01(\r\x12\x12\n\nburst_rows\x18\x02 \x01(\r\x12\x14\n\x0crows_per_day\x18\x03 \x01(\x04\"\xbb\x02\n\x08\x45ndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06strict\x18\x05 \x01(\x08\x12\x36\n\x07release\x18\x06 \x01(\x0b\x32%.lineal.api.registry.v1.ReleasePolicy\x12<\n\nmonitoring\x18\x07 \x01(\x0b\x32(.lineal.api.registry.v1.MonitoringPolicy\x12\x32\n\x08\x66\x61llback\x18\x08 \x01(\x0b\x32 .lineal.api.registry.v1.Fallback\x12\x34\n\x06limits\x18\t \x01(\x0b\x32$.lineal.api.registry.v1.CallerLimits\"Z\n\x03\x41rm\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12-\n\x04role\x18\x02 \x01(\x0e\x32\x1f.lineal.api.registry.v1.ArmRole\x12\r\n\x05share\x18\x03 \x01(\x01\"\x85\x01\n\x08SagaStep\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x66inding\x18\x02 \x01(\t\x12\x17\n\x0f\x65vidence_digest\x18\x03 \x01(\t\x12/\n\x0breport_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x05 \x01(\x04\"\xb2\x04\n\x04Saga\x12\x0f\n\x07saga_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12.\n\x04kind\x18\x03 \x01(\x0e\x32 .lineal.api.registry.v1.SagaKind\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32!.lineal.api.registry.v1.SagaState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x14\n\x0crequested_by\x18\x06 \x01(\t\x12\x10\n\x08\x61larm_id\x18\x07 \x01(\t\x12\x15\n\rbundle_digest\x18\x08 \x01(\t\x12\x35\n\x11training_end_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05steps\x18\n \x03(\x0b\x32 .lineal.api.registry.v1.SagaStep\x12\x0f\n\x07outcome\x18\x0b \x01(\t\x12\x30\n\x0crequest_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ehistory_digest\x18\x0e \x01(\t\x12\x37\n\x13training_start_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x65xclude_columns\x18\x10 \x03(\t\x12\x13\n\x0b\x66\x65\x61ture_set\x18\x11 \x01(\t\"1\n\x0bRefusedArms\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xe0\x02\n\x07Replica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x45\n\x0bgenerations\x18\x02 \x03(\x0b\x32\x30.lineal.api.registry.v1.Replica.GenerationsEntry\x12\x32\n\x0elease_end_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x07refused\x18\x04 \x03(\x0b\x32,.lineal.api.registry.v1.Replica.RefusedEntry\x1a\x32\n\x10GenerationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1aS\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.lineal.api.registry.v1.RefusedArms:\x02\x38\x01*h\n\x07\x41rmRole\x12\x18\n\x14\x41RM_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41RM_ROLE_CHAMPION\x10\x01\x12\x17\n\x13\x41RM_ROLE_CHALLENGER\x10\x02\x12\x13\n\x0f\x41RM_ROLE_SHADOW\x10\x03*k\n\x08SagaKind\x12\x19\n\x15SAGA_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SAGA_KIND_RETRAIN\x10\x01\x12\x15\n\x11SAGA_KIND_RELEASE\x10\x02\x12\x16\n\x12SAGA_KIND_ROLLBACK\x10\x03*t\n\tSagaState\x12\x1a\n\x16SAGA_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11SAGA_STATE_ACTIVE\x10\x01\x12\x18\n\x14SAGA_STATE_COMPLETED\x10\x02\x12\x1a\n\x16SAGA_STATE_COMPENSATED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICA_GENERATIONSENTRY']._serialized_options = b'8\001'
   _globals['_REPLICA_REFUSEDENTRY']._loaded_options = None
   _globals['_REPLICA_REFUSEDENTRY']._serialized_options = b'8\001'
-  _globals['_ARMROLE']._serialized_start=2224
-  _globals['_ARMROLE']._serialized_end=2328
-  _globals['_SAGAKIND']._serialized_start=2330
-  _globals['_SAGAKIND']._serialized_end=2437
-  _globals['_SAGASTATE']._serialized_start=2439
-  _globals['_SAGASTATE']._serialized_end=2555
+  _globals['_ARMROLE']._serialized_start=2361
+  _globals['_ARMROLE']._serialized_end=2465
+  _globals['_SAGAKIND']._serialized_start=2467
+  _globals['_SAGAKIND']._serialized_end=2574
+  _globals['_SAGASTATE']._serialized_start=2576
+  _globals['_SAGASTATE']._serialized_end=2692
   _globals['_RELEASEPOLICY']._serialized_start=131
   _globals['_RELEASEPOLICY']._serialized_end=350
   _globals['_MONITORINGPOLICY']._serialized_start=353
   _globals['_MONITORINGPOLICY']._serialized_end=582
   _globals['_FALLBACK']._serialized_start=585
   _globals['_FALLBACK']._serialized_end=759
-  _globals['_ENDPOINT']._serialized_start=762
-  _globals['_ENDPOINT']._serialized_end=1023
-  _globals['_ARM']._serialized_start=1025
-  _globals['_ARM']._serialized_end=1115
-  _globals['_SAGASTEP']._serialized_start=1118
-  _globals['_SAGASTEP']._serialized_end=1251
-  _globals['_SAGA']._serialized_start=1254
-  _globals['_SAGA']._serialized_end=1816
-  _globals['_REFUSEDARMS']._serialized_start=1818
-  _globals['_REFUSEDARMS']._serialized_end=1867
-  _globals['_REPLICA']._serialized_start=1870
-  _globals['_REPLICA']._serialized_end=2222
-  _globals['_REPLICA_GENERATIONSENTRY']._serialized_start=2087
-  _globals['_REPLICA_GENERATIONSENTRY']._serialized_end=2137
-  _globals['_REPLICA_REFUSEDENTRY']._serialized_start=2139
-  _globals['_REPLICA_REFUSEDENTRY']._serialized_end=2222
+  _globals['_CALLERLIMITS']._serialized_start=761
+  _globals['_CALLERLIMITS']._serialized_end=842
+  _globals['_ENDPOINT']._serialized_start=845
+  _globals['_ENDPOINT']._serialized_end=1160
+  _globals['_ARM']._serialized_start=1162
+  _globals['_ARM']._serialized_end=1252
+  _globals['_SAGASTEP']._serialized_start=1255
+  _globals['_SAGASTEP']._serialized_end=1388
+  _globals['_SAGA']._serialized_start=1391
+  _globals['_SAGA']._serialized_end=1953
+  _globals['_REFUSEDARMS']._serialized_start=1955
+  _globals['_REFUSEDARMS']._serialized_end=2004
+  _globals['_REPLICA']._serialized_start=2007
+  _globals['_REPLICA']._serialized_end=2359
+  _globals['_REPLICA_GENERATIONSENTRY']._serialized_start=2224
+  _globals['_REPLICA_GENERATIONSENTRY']._serialized_end=2274
+  _globals['_REPLICA_REFUSEDENTRY']._serialized_start=2276
+  _globals['_REPLICA_REFUSEDENTRY']._serialized_end=2359
 # @@protoc_insertion_point(module_scope)

@@ -260,6 +260,38 @@ class Fallback(_message.Message):
 Global___Fallback: _TypeAlias = Fallback  # noqa: Y015
 
 @_typing.final
+class CallerLimits(_message.Message):
+    """What each caller may have an endpoint score, counted by each replica for itself. A caller is who a call says that it acts for
+    (`x-lineal-actor`); calls that say nothing are one caller together.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BURST_ROWS_FIELD_NUMBER: _builtins.int
+    ROWS_PER_DAY_FIELD_NUMBER: _builtins.int
+    rows_per_second: _builtins.int
+    """Rows a second in the long run; 0 is no limit."""
+    burst_rows: _builtins.int
+    """Rows at once after a pause; default as many as a second's."""
+    rows_per_day: _builtins.int
+    """Rows a day of UTC; 0 is no limit. A replica that restarts begins anew."""
+    def __init__(
+        self,
+        *,
+        rows_per_second: _builtins.int = ...,
+        burst_rows: _builtins.int = ...,
+        rows_per_day: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst_rows", b"burst_rows", "rows_per_day", b"rows_per_day", "rows_per_second", b"rows_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerLimits: _TypeAlias = CallerLimits  # noqa: Y015
+
+@_typing.final
 class Endpoint(_message.Message):
     """What clients call."""
 
@@ -273,6 +305,7 @@ class Endpoint(_message.Message):
     RELEASE_FIELD_NUMBER: _builtins.int
     MONITORING_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: lowercase letters, digits, hyphen and underscore. OIP's `model_name`."""
     description: _builtins.str
@@ -295,6 +328,10 @@ class Endpoint(_message.Message):
     def fallback(self) -> Global___Fallback:
         """What is answered when no bundle can be loaded, features cannot be looked up, or scoring fails; unset refuses then."""
 
+    @_builtins.property
+    def limits(self) -> Global___CallerLimits:
+        """What each caller may ask for; unset is no limit."""
+
     def __init__(
         self,
         *,
@@ -306,10 +343,11 @@ class Endpoint(_message.Message):
         release: Global___ReleasePolicy | None = ...,
         monitoring: Global___MonitoringPolicy | None = ...,
         fallback: Global___Fallback | None = ...,
+        limits: Global___CallerLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "monitoring", b"monitoring", "release", b"release"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "limits", b"limits", "monitoring", b"monitoring", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "fallback", b"fallback", "model", b"model", "monitoring", b"monitoring", "name", b"name", "owner", b"owner", "release", b"release", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "fallback", b"fallback", "limits", b"limits", "model", b"model", "monitoring", b"monitoring", "name", b"name", "owner", b"owner", "release", b"release", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -892,6 +892,7 @@ class EndpointCounters(_message.Message):
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: _builtins.int
     UNGUARDED_FIELD_NUMBER: _builtins.int
     FALLBACKS_FIELD_NUMBER: _builtins.int
+    LIMITED_REQUESTS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Name of the endpoint."""
     served: _builtins.int
@@ -918,6 +919,8 @@ class EndpointCounters(_message.Message):
     """Rows answered whose values together are rarer than the limit of their bundle."""
     unguarded: _builtins.int
     """Rows answered by a bundle that has no guard, so that nothing is known of them."""
+    limited_requests: _builtins.int
+    """Requests refused because their caller was over the endpoint's limits."""
     @_builtins.property
     def fallbacks(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rows answered by the endpoint's declared fallback, by cause."""
@@ -939,10 +942,11 @@ class EndpointCounters(_message.Message):
         out_of_distribution: _builtins.int = ...,
         unguarded: _builtins.int = ...,
         fallbacks: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        limited_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "fallbacks", b"fallbacks", "logged", b"logged", "out_of_distribution", b"out_of_distribution", "out_of_range", b"out_of_range", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "refused_generations", b"refused_generations", "served", b"served", "unguarded", b"unguarded", "unseen", b"unseen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "endpoint", b"endpoint", "failed_requests", b"failed_requests", "fallbacks", b"fallbacks", "limited_requests", b"limited_requests", "logged", b"logged", "out_of_distribution", b"out_of_distribution", "out_of_range", b"out_of_range", "queued", b"queued", "refusal", b"refusal", "refused_generation", b"refused_generation", "refused_generations", b"refused_generations", "served", b"served", "unguarded", b"unguarded", "unseen", b"unseen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

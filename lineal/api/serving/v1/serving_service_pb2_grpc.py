@@ -75,7 +75,8 @@ class ServingServiceServicer(object):
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
         prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
-        cannot be looked up or scoring fails; not to a request that names a bundle.
+        cannot be looked up or scoring fails; not to a request that names a bundle. RESOURCE_EXHAUSTED when the caller is over the
+        endpoint's limits: RetryInfo says when to come back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,8 @@ class ServingServiceStub:
     """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
     prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
-    cannot be looked up or scoring fails; not to a request that names a bundle.
+    cannot be looked up or scoring fails; not to a request that names a bundle. RESOURCE_EXHAUSTED when the caller is over the
+    endpoint's limits: RetryInfo says when to come back.
     """
     StreamPredictions: _grpc.StreamStreamMultiCallable[_serving_service_pb2.StreamPredictionsRequest, _serving_service_pb2.StreamPredictionsResponse]
     """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
@@ -72,7 +73,8 @@ class ServingServiceAsyncStub(ServingServiceStub):
     """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
     column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
     prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
-    cannot be looked up or scoring fails; not to a request that names a bundle.
+    cannot be looked up or scoring fails; not to a request that names a bundle. RESOURCE_EXHAUSTED when the caller is over the
+    endpoint's limits: RetryInfo says when to come back.
     """
     StreamPredictions: _aio.StreamStreamMultiCallable[_serving_service_pb2.StreamPredictionsRequest, _serving_service_pb2.StreamPredictionsResponse]  # type: ignore[assignment]
     """Scores one request after the other, each as Predict would, and answers in their order; some are computed at once. A request
@@ -110,7 +112,8 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Scores rows. Repeating a call with the same request id gives the same answer. INVALID_ARGUMENT names a missing or mistyped
         column; NOT_FOUND an unknown endpoint; UNAVAILABLE when the endpoint has no champion loaded or, where it is strict, when the
         prediction cannot be recorded. Where the endpoint declares a fallback, that is answered instead when no bundle is loaded, features
-        cannot be looked up or scoring fails; not to a request that names a bundle.
+        cannot be looked up or scoring fails; not to a request that names a bundle. RESOURCE_EXHAUSTED when the caller is over the
+        endpoint's limits: RetryInfo says when to come back.
         """
 
     @_abc_1.abstractmethod
