@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 
+from chassis.errors import DeadlinePassed
 from chassis.ids import random_uuid
 
 ACTOR = "x-lineal-actor"
@@ -54,6 +55,13 @@ def time_left() -> float | None:
     """Return the seconds until the deadline of the current call, None without one."""
     deadline = _deadline.get()
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def check_deadline() -> None:
+    """Raise DeadlinePassed when the deadline of the current call has passed, so that nothing is done in vain."""
+    deadline = _deadline.get()
+    if deadline is not None and time.monotonic() >= deadline:
+        raise DeadlinePassed("the deadline of the call has passed; give it more time, or ask for less at once")
 
 
 def traceparent() -> str:

@@ -8,7 +8,8 @@ LinealError
 │   └── ArtifactCorrupt
 ├── Conflict          lost a race; read again
 └── Unavailable       a dependency is down
-    └── Overloaded    work is shed; come back after `retry_after`
+    ├── Overloaded    work is shed; come back after `retry_after`
+    └── DeadlinePassed nobody waits for the answer any more
 
 Services raise subclasses that state what is wrong; `chassis.statuses` maps them to gRPC statuses, once.
 """
@@ -76,6 +77,10 @@ class Overloaded(Unavailable):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class DeadlinePassed(Unavailable):
+    """The deadline of a call has passed before its work was done."""
 
 
 class ArtifactCorrupt(RuleViolated):

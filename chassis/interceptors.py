@@ -10,16 +10,12 @@ import grpc
 import grpc.aio
 
 from chassis.calls import Call, Metadata, ServerCall, failed
-from chassis.errors import LinealError
+from chassis.errors import DeadlinePassed, LinealError
 from chassis.statuses import error_of
 from chassis.telemetry import Telemetry
 
 Handler = Any
 Context = Any
-
-
-class _DeadlineExceededError(Exception):
-    """The service's own limit on a call ran out."""
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
@@ -102,7 +98,9 @@ async def _within(answer: Awaitable[Any], seconds: float) -> Any:
             return await answer
     except TimeoutError:
         if limit.expired():
-            raise _DeadlineExceededError(f"no answer within the service's own limit of {seconds:g} s") from None
+            raise DeadlinePassed(
+                f"no answer within the service's own limit of {seconds:g} s; send a deadline of your own"
+            ) from None
         raise
 
 
@@ -113,9 +111,6 @@ async def _answer_error(call: Call, error: BaseException, context: Context) -> N
     if isinstance(error, asyncio.CancelledError):
         call.code = "CANCELLED"
         raise error
-    if isinstance(error, _DeadlineExceededError):
-        call.code, call.error = "DEADLINE_EXCEEDED", error
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{call.method}: {error}; send a deadline of your own")
     if not isinstance(error, Exception):
         raise error
     if isinstance(error, grpc.aio.AioRpcError):

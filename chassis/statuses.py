@@ -12,6 +12,7 @@ from chassis.context import caller
 from chassis.errors import (
     AlreadyExists,
     Conflict,
+    DeadlinePassed,
     FieldViolation,
     InvalidArgument,
     LinealError,
@@ -30,6 +31,7 @@ _CODES: tuple[tuple[type[LinealError], grpc.StatusCode], ...] = (
     (RuleViolated, grpc.StatusCode.FAILED_PRECONDITION),
     (Conflict, grpc.StatusCode.ABORTED),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (DeadlinePassed, grpc.StatusCode.DEADLINE_EXCEEDED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
 )
 

@@ -13,6 +13,7 @@ from chassis.errors import FieldViolation, InvalidArgument
 from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
 from lineal.api.tabular.v1.flags_pb2 import GuardState
+from services.serving.input_limits import too_long
 from tabular.bundle import ModelColumn
 
 _DTYPES: dict[str, Any] = {
@@ -68,11 +69,12 @@ class _TensorFaultError(Exception):
 
 
 def columns_of(
-    request: oip.ModelInferRequest, wanted: Callable[[int], Sequence[ModelColumn]]
+    request: oip.ModelInferRequest, wanted: Callable[[int], Sequence[ModelColumn]], text_bytes: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the columns of a request: one tensor per column, or one matrix, of which `wanted` names the columns.
 
-    A tensor `<column>.null` of BOOL says which rows of a column are null. Raises TensorInvalid.
+    A tensor `<column>.null` of BOOL says which rows of a column are null. Raises TensorInvalid, also for a raw text of
+    more than `text_bytes`.
     """
     if request.parameters and (content := text_parameter(request, "content_type")) not in ("", *_REQUEST_CONTENT):
         remedy = f"is {content!r}; send pd (a tensor per column), np (a matrix), or none"
@@ -84,7 +86,7 @@ def columns_of(
     for index, tensor in enumerate(request.inputs):
         name, shape = tensor.name, tensor.shape[:]
         try:
-            values = _values(tensor, shape, raws[index] if raws else None)
+            values = _values(tensor, shape, raws[index] if raws else None, text_bytes)
             if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
                 if name in arrays:
                     raise _TensorFaultError("is there twice; send each column once")
@@ -158,7 +160,7 @@ def fill_outputs(
 
 
 def _values(
-    tensor: oip.ModelInferRequest.InferInputTensor, shape: Sequence[int], raw: bytes | None
+    tensor: oip.ModelInferRequest.InferInputTensor, shape: Sequence[int], raw: bytes | None, text_bytes: int
 ) -> npt.NDArray[Any]:
     """Return the values of a tensor as `tabular.columns.to_numpy` would: doubles, int64 or texts."""
     if shape and min(shape) < 0:
@@ -170,7 +172,7 @@ def _values(
     if raw is not None and tensor.HasField("contents"):
         raise _TensorFaultError("has contents although raw_input_contents are there; send one of the two")
     if datatype == "BYTES":
-        values = _texts(_raw_texts(raw) if raw is not None else tensor.contents.bytes_contents)
+        values = _texts(_raw_texts(raw, text_bytes) if raw is not None else tensor.contents.bytes_contents)
     elif datatype not in _DTYPES:
         raise _TensorFaultError(f"{datatype!r} is not supported; send {', '.join(_DTYPES)} or BYTES", ".datatype")
     elif raw is not None:
@@ -237,13 +239,15 @@ def _texts(sent: Sequence[bytes]) -> npt.NDArray[Any]:
     return values
 
 
-def _raw_texts(raw: bytes) -> list[bytes]:
+def _raw_texts(raw: bytes, text_bytes: int) -> list[bytes]:
     texts, place = [], 0
     while place < len(raw):
         if place + _LENGTH.size > len(raw):
             raise _TensorFaultError("its raw bytes end within a length")
         (length,) = _LENGTH.unpack_from(raw, place)
         place += _LENGTH.size
+        if length > text_bytes:
+            raise _TensorFaultError(too_long(length, text_bytes))
         if place + length > len(raw):
             raise _TensorFaultError("its raw bytes end within an element")
         texts.append(raw[place : place + length])

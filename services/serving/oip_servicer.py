@@ -15,6 +15,7 @@ from chassis.ids import RequestIdInvalid, check_request_id
 from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceServicer
 from services.serving.arms import ArmTable, EndpointSuspended, LoadedArms, NoChampion
+from services.serving.input_limits import InputLimits
 from services.serving.lease import LeaseKeeper
 from services.serving.oip import TensorInvalid, add_flags, columns_of, fill_outputs, text_parameter
 from services.serving.predictor import Answer, BundleNotServed, Predictor
@@ -37,10 +38,13 @@ class NoRawScore(RuleViolated):
 class InferenceServicer(GRPCInferenceServiceServicer):
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, predictor: Predictor, arms: ArmTable, lease: LeaseKeeper, clock: Clock) -> None:
+    def __init__(
+        self, predictor: Predictor, arms: ArmTable, lease: LeaseKeeper, limits: InputLimits, clock: Clock
+    ) -> None:
         self._predictor = predictor
         self._arms = arms
         self._lease = lease
+        self._limits = limits
         self._clock = clock
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
@@ -81,11 +85,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         return response
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
+        self._limits.check_tensors(request)
         made = make(
             endpoint=request.model_name,
             request_id=_request_id(request.id),
             routing_key=text_parameter(request, "routing_key"),
-            columns=columns_of(request, self._order(request)),
+            columns=columns_of(request, self._order(request), self._limits.text_bytes),
             event_time_micros=_event_time(text_parameter(request, "event_time")),
             now=self._clock.now(),
             bundle_digest=request.model_version,

@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 from chassis.clock import Clock
-from chassis.context import caller, deadline_in, time_left
+from chassis.context import caller, check_deadline, deadline_in, time_left
 from chassis.durations import Durations
 from chassis.errors import FieldViolation, InvalidArgument, LinealError, Unavailable
 from lineal.api.monitor.v1.prediction_pb2 import MirroredScore
@@ -89,7 +89,7 @@ class Predictor:
         """Score the rows of a request.
 
         The same request id gives the same answer. Raises EndpointUnknown, NoChampion, FeatureInvalid, EntityKeyMissing,
-        BundleNotServed, CannotRecord, ReplicaCutOff, RateExceeded, BudgetSpent, RequestOverLimit.
+        BundleNotServed, CannotRecord, ReplicaCutOff, RateExceeded, BudgetSpent, RequestOverLimit, DeadlinePassed.
         """
         try:
             return await self._predict(request)
@@ -152,7 +152,11 @@ class Predictor:
         await asyncio.gather(*self._mirrors, return_exceptions=True)
 
     def _admit(self, request: Request) -> None:
-        """Refuse a request that this replica is not to answer. Raises ReplicaCutOff, and what Limiter.take raises."""
+        """Refuse a request that this replica is not to answer.
+
+        Raises DeadlinePassed, ReplicaCutOff, and what Limiter.take raises.
+        """
+        check_deadline()
         if not self._lease.valid:
             raise ReplicaCutOff("this replica has lost touch with the registry; another one may answer")
         endpoint, _ = self._arms.declared(request.endpoint)
@@ -203,6 +207,7 @@ class Predictor:
             vectors = assemble(scorer.bundle.columns, {**made, **values}, request.rows)
         except (ColumnMissing, ColumnMistyped) as error:
             raise _feature_invalid(scorer, given, error) from error
+        check_deadline()
         assembled = time.perf_counter()
         if request.rows < (_THREAD_ROWS_COMPILED if scorer.compiled else _THREAD_ROWS):
             scores = scorer.score(vectors)
@@ -292,7 +297,9 @@ class Predictor:
             started = time.perf_counter()
             scores, failure = np.full(request.rows, np.nan), ""
             try:
-                scores = (await self._score(loaded, arm, request)).scores.answered
+                # The caller has its answer, so that its deadline is no matter here.
+                with deadline_in(None):
+                    scores = (await self._score(loaded, arm, request)).scores.answered
             except Exception as error:
                 failure = str(error)[:500] or type(error).__name__
             latency = _micros(started)

@@ -12,7 +12,6 @@ from chassis.ids import check_request_id, new_request_id
 from lineal.api.tabular.v1.column_pb2 import Column
 from tabular.columns import from_numpy, to_numpy
 
-MOST_ROWS = 10_000
 LABEL_KEY_SEPARATOR = "\x1f"
 
 
@@ -113,8 +112,6 @@ def _rows(columns: Mapping[str, npt.NDArray[Any]]) -> int:
     ]
     if violations:
         raise RowsInvalid("the columns differ in length", violations)
-    if not 0 < rows <= MOST_ROWS:
-        raise RowsInvalid(
-            f"the request has {rows} rows", [FieldViolation("columns", f"send 1 to {MOST_ROWS:,} rows at a time")]
-        )
+    if not rows:
+        raise RowsInvalid("the request has no rows", [FieldViolation("columns", "send at least one row")])
     return rows

@@ -13,6 +13,7 @@ from lineal.api.serving.v1 import serving_service_pb2
 from lineal.api.serving.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
 from services.serving.arms import ArmTable
 from services.serving.explaining import Explainer
+from services.serving.input_limits import InputLimits
 from services.serving.lease import LeaseKeeper
 from services.serving.limiter import Limiter
 from services.serving.loader import Loader
@@ -52,6 +53,7 @@ async def build(harness: Harness) -> None:
     lookups = Lookups(harness.channel("features"))
     limiter = Limiter(time.time)
     predictor = Predictor(arms, lookups, recorder, lease, limiter, harness.clock, harness.telemetry.tracer, durations)
+    limits = InputLimits(settings.max_rows, settings.max_columns, settings.max_text_bytes)
     explainer = Explainer(predictor, arms, harness.artifacts)
 
     @asynccontextmanager
@@ -80,6 +82,7 @@ async def build(harness: Harness) -> None:
             arms,
             recorder,
             settings.replica_id,
+            limits,
             harness.clock,
             harness.telemetry.tracer,
             harness.draining,
@@ -88,7 +91,7 @@ async def build(harness: Harness) -> None:
     )
     harness.add_servicer(
         add_GRPCInferenceServiceServicer_to_server,
-        InferenceServicer(predictor, arms, lease, harness.clock),
+        InferenceServicer(predictor, arms, lease, limits, harness.clock),
         inference_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     )
     add_scorings(harness, settings)

@@ -16,6 +16,7 @@ from lineal.api.serving.v1 import serving_service_pb2 as api
 from lineal.api.serving.v1.serving_service_pb2_grpc import ServingServiceServicer
 from services.serving.arms import ArmTable, LoadedArms
 from services.serving.explaining import Explainer
+from services.serving.input_limits import InputLimits
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
 from services.serving.request import Request, by_name, decoded, make
@@ -41,6 +42,7 @@ class ServingServicer(ServingServiceServicer):
         arms: ArmTable,
         recorder: Recorder,
         replica_id: str,
+        limits: InputLimits,
         clock: Clock,
         tracer: Tracer,
         draining: asyncio.Event,
@@ -50,6 +52,7 @@ class ServingServicer(ServingServiceServicer):
         self._arms = arms
         self._recorder = recorder
         self._replica_id = replica_id
+        self._limits = limits
         self._clock = clock
         self._tracer = tracer
         self._draining = draining
@@ -122,6 +125,7 @@ class ServingServicer(ServingServiceServicer):
         request_id: str = "",
         bundle_digest: str = "",
     ) -> Request:
+        self._limits.check(request)
         sent = by_name(request.columns)
         return make(
             endpoint=request.endpoint,

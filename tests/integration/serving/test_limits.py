@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
@@ -13,6 +14,7 @@ from lineal.api.registry.v1.endpoint_pb2 import CallerLimits
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from tests.integration.exposition import scrape
 from tests.integration.serving.credit import Bank, by, rows, sent
+from tests.integration.serving.test_flags import inferred
 from tests.integration.test_predictions import rid
 
 pytestmark = pytest.mark.timeout(120)
@@ -72,3 +74,23 @@ async def test_a_budget_is_the_callers_for_the_day(bank: Bank) -> None:
     status = Status.FromString(answers[1].error)
     assert "has had 95 of rows_per_day 100 of 'shop' from this replica, 10 more are too many" in status.message
     assert status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+async def test_a_request_that_is_too_large_is_refused_with_its_limit_over_both_protocols(suite: Any) -> None:
+    await suite.start("lineage", "registry", "monitor")
+    await suite.start("serving", max_rows=5, max_columns=8, max_text_bytes=50)
+    bank = Bank(suite)
+    await bank.open(None)
+    assert len((await bank.answers(rows(5, 5))).scores) == 5
+    with pytest.raises(
+        grpc.aio.AioRpcError, match=r"columns\[income\] has 6 rows; send at most 5 at a time"
+    ) as refused:
+        await bank.answers(rows(6, 5))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    long = rows(1, 5) | {"region": np.array(["x" * 51], dtype=object)}
+    with pytest.raises(grpc.aio.AioRpcError, match=r"columns\[region\] has a text of 51 bytes"):
+        await bank.answers(long)
+    with pytest.raises(grpc.aio.AioRpcError, match=r"inputs\[income\]\.shape has 6 rows"):
+        await inferred(bank, rows(6, 5))
+    with pytest.raises(grpc.aio.AioRpcError, match=r"inputs\[region\] has a text of 51 bytes"):
+        await inferred(bank, long)

@@ -1,7 +1,10 @@
 import asyncio
 
+import pytest
+
 from chassis.calls import caller_of, client_timeout
-from chassis.context import Caller, acting_as, caller, deadline_in, time_left
+from chassis.context import Caller, acting_as, caller, check_deadline, deadline_in, time_left
+from chassis.errors import DeadlinePassed
 
 
 def test_a_caller_is_read_from_metadata_and_bounded() -> None:
@@ -33,3 +36,11 @@ def test_a_deadline_is_passed_on_with_a_margin() -> None:
         assert client_timeout(2, 30) == 2
     with deadline_in(0):
         assert client_timeout(5, 30) == 0
+
+
+def test_what_is_checked_after_its_deadline_ends() -> None:
+    check_deadline()
+    with deadline_in(60):
+        check_deadline()
+    with deadline_in(0), pytest.raises(DeadlinePassed, match="has passed; give it more time"):
+        check_deadline()

@@ -11,6 +11,7 @@ from services.serving.oip import TensorInvalid, columns_of
 from tabular.bundle import ModelColumn
 
 COLUMNS = [ModelColumn("amount", "numeric"), ModelColumn("count", "numeric")]
+TEXT_BYTES = 10
 
 
 def request_of(tensors: dict[str, tuple[str, list[Any]]], *, raw: bool = False) -> oip.ModelInferRequest:
@@ -44,7 +45,7 @@ def test_a_mask_sets_rows_of_any_column_null(raw: bool) -> None:
         },
         raw=raw,
     )
-    found = columns_of(request, lambda _: COLUMNS)
+    found = columns_of(request, lambda _: COLUMNS, TEXT_BYTES)
     assert sorted(found) == ["amount", "count", "shop"]
     np.testing.assert_array_equal(found["count"], [1.0, np.nan, 3.0])
     np.testing.assert_array_equal(found["amount"], [0.5, np.nan, np.nan])
@@ -58,7 +59,7 @@ def test_a_mask_may_name_a_column_of_a_matrix() -> None:
     matrix.contents.int64_contents.extend([1, 2, 3, 4])
     mask = request.inputs.add(name="count.null", datatype="BOOL", shape=[2, 1])
     mask.contents.bool_contents.extend([True, False])
-    found = columns_of(request, lambda _: COLUMNS)
+    found = columns_of(request, lambda _: COLUMNS, TEXT_BYTES)
     np.testing.assert_array_equal(found["count"], [np.nan, 4.0])
     np.testing.assert_array_equal(found["amount"], [1, 3])
 
@@ -81,7 +82,7 @@ def test_a_mask_may_name_a_column_of_a_matrix() -> None:
 )
 def test_a_wrong_mask_is_named(tensors: dict[str, Any], field: str, text: str) -> None:
     with pytest.raises(TensorInvalid, match="null") as refused:
-        columns_of(request_of(tensors), lambda _: COLUMNS)
+        columns_of(request_of(tensors), lambda _: COLUMNS, TEXT_BYTES)
     assert [violation.field for violation in refused.value.violations] == [field]
     assert text in str(refused.value)
 
@@ -92,7 +93,7 @@ def test_content_types_of_mlservers_clients_are_taken(content: str) -> None:
     request.parameters["content_type"].string_param = content
     request.inputs[0].parameters["content_type"].string_param = "str"
     request.inputs[1].parameters["content_type"].string_param = "np"
-    assert columns_of(request, lambda _: COLUMNS)["shop"].tolist() == ["a"]
+    assert columns_of(request, lambda _: COLUMNS, TEXT_BYTES)["shop"].tolist() == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -103,10 +104,18 @@ def test_other_content_types_are_refused(content: str, text: str) -> None:
     request = request_of({"amount": ("FP64", [1.0])})
     request.inputs[0].parameters["content_type"].string_param = content
     with pytest.raises(TensorInvalid) as refused:
-        columns_of(request, lambda _: COLUMNS)
+        columns_of(request, lambda _: COLUMNS, TEXT_BYTES)
     assert [violation.field for violation in refused.value.violations] == ["inputs[amount].parameters.content_type"]
     assert text in str(refused.value)
     request = request_of({"amount": ("FP64", [1.0])})
     request.parameters["content_type"].string_param = "json"
     with pytest.raises(TensorInvalid, match="is 'json'; send pd"):
-        columns_of(request, lambda _: COLUMNS)
+        columns_of(request, lambda _: COLUMNS, TEXT_BYTES)
+
+
+def test_a_raw_text_that_is_too_long_is_named() -> None:
+    columns_of(request_of({"shop": ("BYTES", [b"a", b"x" * 10])}, raw=True), lambda _: COLUMNS, TEXT_BYTES)
+    request = request_of({"shop": ("BYTES", [b"a", b"x" * 11])}, raw=True)
+    with pytest.raises(TensorInvalid, match="has a text of 11 bytes; send at most 10 ") as refused:
+        columns_of(request, lambda _: COLUMNS, TEXT_BYTES)
+    assert [violation.field for violation in refused.value.violations] == ["inputs[shop]"]
