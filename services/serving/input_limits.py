@@ -27,23 +27,26 @@ class InputLimits:
 
     def check(self, request: api.PredictRequest | api.ExplainRequest) -> None:
         """Raise RequestTooLarge, naming each field and its limit."""
-        if not self._small(request.ByteSize()):
+        if request.ByteSize() > min(self.columns, self._part_bytes):
             _refuse(list(self._found(request)))
 
     def check_tensors(self, request: oip.ModelInferRequest) -> None:
         """Raise RequestTooLarge, naming each field and its limit."""
-        if not self._small(request.ByteSize()):
+        if request.ByteSize() > min(self.columns, self._part_bytes):
             _refuse(list(self._found_in_tensors(request)))
 
-    def _small(self, size: int) -> bool:
-        """Tell whether a message of so many bytes cannot be over a limit: a row, a column, a letter take one."""
-        return size <= min(self.rows, self.columns, self.text_bytes)
+    @property
+    def _part_bytes(self) -> int:
+        """A column of so many bytes cannot be over a limit: a row, a column and a letter take one at least."""
+        return min(self.rows, self.text_bytes)
 
     def _found(self, request: api.PredictRequest | api.ExplainRequest) -> Iterator[FieldViolation]:
         yield from self._texts("routing_key", [request.routing_key])
         yield from self._columns("columns", len(request.columns))
         yield from self._rows("event_time_micros", len(request.event_time_micros))
         for column in request.columns[: self.columns]:
+            if column.ByteSize() <= self._part_bytes:
+                continue
             place = f"columns[{column.name[:_NAME_CHARACTERS]}]"
             yield from self._texts(f"{place}.name", [column.name])
             yield from self._rows(place, max(length(column), len(column.null_rows)))
@@ -55,11 +58,12 @@ class InputLimits:
         yield from self._columns("inputs", len(request.inputs))
         for index, tensor in enumerate(request.inputs[: self.columns]):
             place = f"inputs[{tensor.name[:_NAME_CHARACTERS] or index}]"
-            yield from self._texts(f"{place}.name", [tensor.name])
             yield from self._rows(f"{place}.shape", *tensor.shape[:1])
             yield from self._columns(f"{place}.shape", *tensor.shape[1:2])
-            yield from self._lengths(place, tensor.contents.bytes_contents)
             # Raw texts are cut apart by `services/serving/oip.py`, which knows this limit.
+            if tensor.ByteSize() > self._part_bytes:
+                yield from self._texts(f"{place}.name", [tensor.name])
+                yield from self._lengths(place, tensor.contents.bytes_contents)
 
     def _rows(self, field: str, rows: int = 0) -> Iterator[FieldViolation]:
         if rows > self.rows:

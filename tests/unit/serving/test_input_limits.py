@@ -7,7 +7,7 @@ from lineal.api.inference.v2 import inference_service_pb2 as oip
 from lineal.api.serving.v1 import serving_service_pb2 as api
 from lineal.api.tabular.v1.column_pb2 import Column
 from services.serving.input_limits import InputLimits, RequestTooLarge
-from tabular.columns import from_numpy
+from tabular.columns import from_numpy, length
 
 LIMITS = InputLimits(rows=5, columns=3, text_bytes=8)
 
@@ -78,18 +78,23 @@ def test_a_long_parameter_is_too_large() -> None:
         LIMITS.check_tensors(request)
 
 
-def test_no_message_that_is_passed_by_its_size_alone_is_over_a_limit() -> None:
+def test_what_is_passed_by_its_size_alone_is_within_the_limits() -> None:
     chance, limits = np.random.default_rng(0), InputLimits(rows=40, columns=40, text_bytes=40)
-    small = 0
+    passed = 0
     for _ in range(2_000):
-        columns = [Column(name="n" * int(chance.integers(0, 50)), null_rows=range(int(chance.integers(0, 50))))]
-        columns += [
-            texts("t", "x" * int(chance.integers(0, 50))),
-            from_numpy("b", np.ones(int(chance.integers(1, 50))) > 0),
-        ]
-        chosen = [columns[index] for index in np.flatnonzero(chance.random(3) < 0.4)]
-        request = asked(*chosen, *[Column()] * int(chance.integers(0, 45) * (chance.random() < 0.1)))
-        if limits._small(request.ByteSize()):
-            small += 1
-            assert not list(limits._found(request))
-    assert small > 100
+        nulls = Column(name="n" * int(chance.integers(0, 50)), null_rows=range(int(chance.integers(0, 50))))
+        long = texts("t", "x" * int(chance.integers(0, 50)))
+        truths = from_numpy("b", np.ones(int(chance.integers(1, 50))) > 0)
+        chosen = [column for column in (nulls, long, truths) if chance.random() < 0.4]
+        many = int(chance.integers(0, 45)) if chance.random() < 0.1 else 0
+        request = asked(*chosen, *[Column()] * many)
+        try:
+            limits.check(request)
+        except RequestTooLarge:
+            continue
+        passed += 1
+        assert len(request.columns) <= 40
+        for column in request.columns:
+            assert max(length(column), len(column.null_rows)) <= 40
+            assert all(len(text) <= 40 for text in (column.name, *column.strings.values))
+    assert 500 < passed < 1_900
