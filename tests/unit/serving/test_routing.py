@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,32 @@ def digest(share: float, key: str) -> str:
 def test_a_key_stays_with_the_challenger_while_its_share_grows(key: str, share: float, more: float) -> None:
     if digest(share, key) == B:
         assert digest(share + more, key) == B
+
+
+@given(st.text(), st.tuples(*[st.floats(0.01, 0.2)] * 2), st.tuples(*[st.floats(0.0, 0.29)] * 2))
+def test_a_key_stays_with_either_of_two_challengers_while_both_grow(
+    key: str, shares: tuple[float, float], more: tuple[float, float]
+) -> None:
+    def answers(*shares: float) -> str:
+        two = [
+            Arm(bundle_digest=d, role=ArmRole.ARM_ROLE_CHALLENGER, share=s) for d, s in zip("bc", shares, strict=True)
+        ]
+        arm = Routes("delay", [Arm(bundle_digest=A, role=ArmRole.ARM_ROLE_CHAMPION), *two]).arm(key)
+        assert arm is not None
+        return arm.bundle_digest
+
+    before = answers(*shares)
+    if before != A:
+        assert answers(*(share + grown for share, grown in zip(shares, more, strict=True))) == before
+
+
+def test_shares_of_several_challengers_are_kept() -> None:
+    shares = {"b": 0.1, "c": 0.2, "d": 0.3}
+    several = [Arm(bundle_digest=d, role=ArmRole.ARM_ROLE_CHALLENGER, share=share) for d, share in shares.items()]
+    routes = Routes("delay", [Arm(bundle_digest=A, role=ArmRole.ARM_ROLE_CHAMPION), *several])
+    answered = Counter(arm.bundle_digest for n in range(20_000) if (arm := routes.arm(str(n))))
+    assert sum(answered.values()) == 20_000
+    assert all(abs(answered[d] / 20_000 - share) < 0.01 for d, share in shares.items())
 
 
 def test_the_share_is_kept() -> None:
