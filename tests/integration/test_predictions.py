@@ -350,34 +350,6 @@ async def refusal(world: World) -> str:
                 return ""
 
 
-async def test_arms_change_under_load_without_a_failed_request(world: World) -> None:
-    first, second = await world.bundle(1), await world.bundle(2)
-    await world.arms(champion(first))
-    stop = asyncio.Event()
-    answers: list[Any] = []
-
-    async def client(number: int) -> None:
-        count = 0
-        while not stop.is_set():
-            count += 1
-            answers.append(await world.predict(key=f"{number}-{count}"))
-
-    clients = [asyncio.create_task(client(number)) for number in range(4)]
-    share = Arm(bundle_digest=second, role=ArmRole.ARM_ROLE_CHALLENGER, share=0.5)
-    shadow = Arm(bundle_digest=second, role=ArmRole.ARM_ROLE_SHADOW)
-    for _ in range(5):
-        await world.arms(champion(first), shadow)
-        await world.arms(champion(first), share)
-        await world.arms(champion(second))
-        await world.arms(champion(first))
-    stop.set()
-    await asyncio.gather(*clients)
-    assert {answer.bundle_digest for answer in answers} == {first, second}
-    counters = (await world.serving.GetCounters(serving_api.GetCountersRequest())).endpoints[0]
-    assert (counters.served, counters.dropped, counters.failed_requests) == (len(answers), 0, 0)
-    assert (await world.recorded(len(answers))).recorded == len(answers)
-
-
 async def test_every_arm_scores_what_another_answered(world: World) -> None:
     first, second = await world.bundle(1), await world.bundle(2)
     await world.arms(champion(first), Arm(bundle_digest=second, role=ArmRole.ARM_ROLE_SHADOW))
