@@ -81,8 +81,12 @@ class Recorder:
         """
         counts = self._of(records[0].endpoint)
         try:
-            for start in range(0, len(records), _FRAME_ROWS):
-                self._append(RecordPredictionsRequest(predictions=records[start : start + _FRAME_ROWS]))
+            self._append(
+                *(
+                    RecordPredictionsRequest(predictions=records[start : start + _FRAME_ROWS])
+                    for start in range(0, len(records), _FRAME_ROWS)
+                )
+            )
         except SpoolFull as error:
             if strict:
                 raise CannotRecord(f"the prediction cannot be recorded, so it is refused: {error}") from error
@@ -169,8 +173,8 @@ class Recorder:
         self._sent(batch, (place[0], place[1]))
         return len(data)
 
-    def _append(self, request: RecordPredictionsRequest) -> None:
-        self._spool.append(request.SerializeToString())
+    def _append(self, *requests: RecordPredictionsRequest) -> None:
+        self._spool.append(*(request.SerializeToString() for request in requests))
         self._waiting.set()
 
     def _sent(self, batch: RecordPredictionsRequest, place: tuple[int, int]) -> None:

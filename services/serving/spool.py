@@ -32,21 +32,21 @@ class Spool:
         self._size = sum(self._path(number).stat().st_size for number in self._left)
         self._number = self._left[-1] + 1 if self._left else 1
         self._written = 0
-        self._file_number = self._create()
+        self._file_number = self._create(self._number)
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
         return self._size
 
-    def append(self, frame: bytes) -> None:
-        """Write a frame. Raises SpoolFull, and then nothing of it is left."""
-        data = _HEADER.pack(len(frame), zlib.crc32(frame)) + frame
+    def append(self, *frames: bytes) -> None:
+        """Write frames, all or none of them. Raises SpoolFull, and then nothing of them is left."""
+        data = b"".join(part for frame in frames for part in (_HEADER.pack(len(frame), zlib.crc32(frame)), frame))
         if self._size + len(data) > self._max_bytes:
             raise SpoolFull(f"the spool {self._folder} has reached {self._max_bytes >> 20} MiB")
-        if self._written >= self._file_bytes:
-            self._roll()
         try:
+            if self._written >= self._file_bytes:
+                self._roll()
             done = os.write(self._file_number, data)
             if done < len(data):
                 raise OSError(errno.ENOSPC, "the disk took a part of it only")
@@ -90,14 +90,16 @@ class Spool:
         os.close(self._file_number)
 
     def _roll(self) -> None:
+        # First, since a full disk may refuse it: then the file before is the one that is written to.
+        created = self._create(self._number + 1)
         os.close(self._file_number)
         self._left.append(self._number)
         self._number += 1
         self._written = 0
-        self._file_number = self._create()
+        self._file_number = created
 
-    def _create(self) -> int:
-        return os.open(self._path(self._number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    def _create(self, number: int) -> int:
+        return os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:012d}{_SUFFIX}"

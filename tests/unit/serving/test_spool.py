@@ -64,6 +64,28 @@ def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert everything(spool) == [b"x" * 30]
 
 
+def test_frames_of_one_answer_are_written_all_or_none(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=60)
+    with pytest.raises(SpoolFull):
+        spool.append(b"x" * 20, b"y" * 30)
+    spool.append(b"x" * 20, b"y" * 20)
+    assert everything(spool) == [b"x" * 20, b"y" * 20]
+
+
+def test_a_disk_that_takes_no_new_file_is_full_until_it_does(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, file_bytes=10)
+    spool.append(b"x" * 10)
+    # The name of the next file is taken, which no disk says otherwise than with an error.
+    taken = tmp_path / f"{2:012d}.spool"
+    taken.mkdir()
+    for _ in range(2):
+        with pytest.raises(SpoolFull):
+            spool.append(b"y" * 10)
+    taken.rmdir()
+    spool.append(b"z" * 10)
+    assert everything(spool) == [b"x" * 10, b"z" * 10]
+
+
 def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append(b"one")
