@@ -96,7 +96,7 @@ class World:
             )
         )
         await self.registry.WaitForGeneration(
-            registry_api.WaitForGenerationRequest(endpoint="shop", generation=changed.generation), timeout=20
+            registry_api.WaitForGenerationRequest(endpoint="shop", generation=changed.generation), timeout=60
         )
         generation: int = changed.generation
         return generation
@@ -115,7 +115,7 @@ class World:
 
     async def recorded(self, count: int) -> Any:
         """Wait until monitor has so many predictions."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 counters = (await self.monitor.GetCounters(monitor_api.GetCountersRequest(endpoint="shop"))).endpoints
                 if counters and counters[0].recorded >= count:
@@ -426,7 +426,7 @@ async def test_arms_that_cannot_be_loaded_leave_those_before_and_are_told(world:
     assert (counters.refused_generation, counters.failed_requests) == (generation + 1, 0)
     assert file in counters.refusal
     path.write_bytes(whole)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await world.predict()).bundle_digest != second:
             await asyncio.sleep(0.05)
         while (await world.registry.ListReplicas(registry_api.ListReplicasRequest())).replicas[0].refused:

@@ -6,7 +6,6 @@ The long run: `LINEAL_TEST_REQUESTS=10000 python -m pytest --timeout 600` on thi
 import asyncio
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.client import Client
 from lineal.profile import Profile
 from tests.integration.lineage.processes import free_port
+from tests.integration.serving.processes import service
 from tests.integration.test_predictions import World, champion, world
 
 __all__ = ["world"]
@@ -30,19 +30,10 @@ CLIENTS = 4
 @asynccontextmanager
 async def worker(world: World, number: int, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a worker until the end of the block, which it has to reach by a drain."""
-    variables = os.environ | {
-        "LINEAL_SERVING_PORT": str(port),
-        "LINEAL_SERVING_WORKER": str(number),
-        "LINEAL_SERVING_REPLICA_ID": f"worker-{number}",
-        "LINEAL_DATA_DIR": str(world.suite.folder),
-        "LINEAL_PROFILE": str(world.suite.profile),
-    }
-    with (world.suite.folder / f"worker-{number}.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.serving", env=variables, stderr=log
-        )
+    own = {"LINEAL_SERVING_WORKER": str(number), "LINEAL_SERVING_REPLICA_ID": f"worker-{number}"}
+    async with service("serving", world.suite.folder, world.suite.profile, port, **own) as process:
+        await leased(world, number, process)
         try:
-            await leased(world, number, process)
             yield process
         finally:
             if process.returncode is None:
@@ -54,7 +45,7 @@ async def leased(world: World, number: int, process: asyncio.subprocess.Process)
     """Wait until registry knows that a worker serves the newest arms."""
     async with asyncio.timeout(60):
         while True:
-            assert process.returncode is None, (world.suite.folder / f"worker-{number}.log").read_text()
+            assert process.returncode is None, f"worker {number} ended with {process.returncode}; its log is beside"
             replicas = (await world.registry.ListReplicas(registry_api.ListReplicasRequest())).replicas
             if any(each.replica_id == f"worker-{number}" and each.generations.get("shop") for each in replicas):
                 return
