@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from chassis.errors import FieldViolation
 from lineal.explain import same
-from services.serving.predictor import Scored
 from services.serving.request import Request, RowsInvalid
+from services.serving.scored import Scored
 from services.serving.search import Changes
 from tabular.on_demand import OnDemand, on_demand
 from tabular.transforms import needed

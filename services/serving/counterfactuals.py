@@ -14,8 +14,8 @@ from services.serving.altering import Altering
 from services.serving.options import options_of
 from services.serving.policies import ReviewedPolicy
 from services.serving.population import Population
-from services.serving.predictor import Scored
 from services.serving.request import Request
+from services.serving.scored import Scored
 from services.serving.search import Changes, Option, Search
 from tabular.scorer import Scorer
 

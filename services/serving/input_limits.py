@@ -11,6 +11,8 @@ from tabular.columns import length
 _NAME_CHARACTERS = 100
 # A character takes as many bytes of UTF-8 at most.
 _WIDEST = 4
+# What brings columns.
+Columned = api.PredictRequest | api.ExplainRequest | api.FindCounterfactualsRequest
 
 
 class RequestTooLarge(InvalidArgument):
@@ -25,7 +27,7 @@ class InputLimits:
     columns: int
     text_bytes: int
 
-    def check(self, request: api.PredictRequest | api.ExplainRequest) -> None:
+    def check(self, request: Columned) -> None:
         """Raise RequestTooLarge, naming each field and its limit."""
         if request.ByteSize() > min(self.columns, self._part_bytes):
             _refuse(list(self._found(request)))
@@ -40,7 +42,7 @@ class InputLimits:
         """A column of so many bytes cannot be over a limit: a row, a column and a letter take one at least."""
         return min(self.rows, self.text_bytes)
 
-    def _found(self, request: api.PredictRequest | api.ExplainRequest) -> Iterator[FieldViolation]:
+    def _found(self, request: Columned) -> Iterator[FieldViolation]:
         yield from self._texts("routing_key", [request.routing_key])
         yield from self._columns("columns", len(request.columns))
         yield from self._rows("event_time_micros", len(request.event_time_micros))

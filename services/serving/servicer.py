@@ -16,7 +16,7 @@ from lineal.api.serving.v1 import serving_service_pb2 as api
 from lineal.api.serving.v1.serving_service_pb2_grpc import ServingServiceServicer
 from services.serving.arms import ArmTable, LoadedArms
 from services.serving.explaining import Explainer
-from services.serving.input_limits import InputLimits
+from services.serving.input_limits import Columned, InputLimits
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
 from services.serving.request import Request, by_name, decoded, make
@@ -120,7 +120,7 @@ class ServingServicer(ServingServiceServicer):
 
     def _made(
         self,
-        request: api.PredictRequest | api.ExplainRequest | api.FindCounterfactualsRequest,
+        request: Columned,
         *,
         request_id: str = "",
         bundle_digest: str = "",
