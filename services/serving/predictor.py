@@ -111,10 +111,10 @@ class Predictor:
             # The request holds on to this generation, whatever happens to the arms meanwhile.
             loaded = self._arms.get(request.endpoint)
             scored, instead = await self._score_routed(loaded, request)
+            listed = Listed(scored.vectors.numeric.tolist(), scored.vectors.categorical.tolist())
+            answer = answer_of(loaded, scored, request, await self._flags(scored, listed))
         except Exception as error:
             return self._fall_back(request, error, started)
-        listed = Listed(scored.vectors.numeric.tolist(), scored.vectors.categorical.tolist())
-        answer = answer_of(loaded, scored, request, await self._flags(scored, listed))
         recording = time.perf_counter()
         latency = _micros(started, recording)
         records = records_of(scored, listed, request, answer, self._clock.now(), latency, champion_instead=instead)
