@@ -10,12 +10,12 @@ from functools import cached_property
 from chassis.errors import LinealError, NotFound, RuleViolated, Unavailable
 from chassis.events import EventLog
 from lineal.api.registry.v1.endpoint_pb2 import Arm, Endpoint, RefusedArms
-from services.serving.loader import Loader
 from services.serving.policies import ReviewedPolicy
 from services.serving.routing import Routes
+from services.serving.scorers import Scorers
+from services.serving.signatures import Signatures
 from services.serving.standing import TYPES, Standing
 from tabular.bundle import Bundle
-from tabular.scorer import Scorer
 
 _logger = logging.getLogger(__name__)
 # An artifact may be restored, or its store come back.
@@ -40,12 +40,12 @@ class HistoryUnread(Unavailable):
 
 @dataclass(frozen=True)
 class LoadedArms:
-    """One generation of an endpoint with every bundle loaded. A request holds on to the one it began with."""
+    """One generation of an endpoint, whose bundles were loaded. A request holds on to the one it began with."""
 
     endpoint: Endpoint
     generation: int
     arms: tuple[Arm, ...]
-    scorers: dict[str, Scorer]
+    bundles: dict[str, Bundle]
 
     @cached_property
     def champion(self) -> Arm | None:
@@ -68,13 +68,16 @@ class LoadedArms:
 class ArmTable:
     """The loaded arms of all endpoints."""
 
-    def __init__(self, log: EventLog, loader: Loader, applied: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, log: EventLog, scorers: Scorers, signatures: Signatures, applied: Callable[[], Awaitable[None]]
+    ) -> None:
         """Call `applied` whenever arms were swapped."""
         self._log = log
-        self._loader = loader
+        self._scorers = scorers
         self._applied = applied
-        self._standing = Standing(loader.signatures)
+        self._standing = Standing(signatures)
         self._loaded: dict[str, LoadedArms] = {}
+        self._former: dict[str, LoadedArms] = {}
         self._refused: dict[str, RefusedArms] = {}
         # Generations that were refused since the start, by endpoint.
         self.refusals: Counter[str] = Counter()
@@ -124,11 +127,11 @@ class ArmTable:
         return (Endpoint(), 0) if known is None else (known.endpoint, known.generation)
 
     def bundle(self, endpoint: str) -> Bundle | None:
-        """Return the manifest of the champion that is loaded, also of a suspended endpoint; None without one."""
+        """Return the manifest of the champion, also of a suspended endpoint; None without one."""
         loaded = self._loaded.get(endpoint)
         if loaded is None or loaded.champion is None:
             return None
-        return loaded.scorers[loaded.champion.bundle_digest].bundle
+        return loaded.bundles[loaded.champion.bundle_digest]
 
     def policy(self, endpoint: str) -> ReviewedPolicy | None:
         """Return the reviewed explanation policy of an endpoint's model, None without one. Raises as `get` does."""
@@ -183,17 +186,21 @@ class ArmTable:
             # What the log says next while these are being loaded is the next turn's.
             endpoint, generation, arms = known.endpoint, known.generation, known.arms
             try:
-                scorers = {}
+                bundles = {}
                 for arm in arms:
                     self._standing.check(arm)
-                    scorers[arm.bundle_digest] = await self._loader.load(arm.bundle_digest)
+                    bundles[arm.bundle_digest] = (await self._scorers.get(arm.bundle_digest)).bundle
             except (LinealError, OSError) as error:
                 # The arms before go on answering; whoever changed them is told that this generation is refused.
                 self._refuse(name, generation, error.message if isinstance(error, LinealError) else str(error))
                 return
             self._refused.pop(name, None)
-            self._loaded[name] = LoadedArms(endpoint, generation, arms, scorers)
-            self._loader.keep(digest for loaded in self._loaded.values() for digest in loaded.scorers)
+            if name in self._loaded:
+                self._former[name] = self._loaded[name]
+            self._loaded[name] = LoadedArms(endpoint, generation, arms, bundles)
+            # Requests under way have the generation before, and a rollback goes back to it.
+            held = [*self._loaded.values(), *self._former.values()]
+            self._scorers.keep(digest for loaded in held for digest in loaded.bundles)
 
     def _check_suspension(self, endpoint: str) -> None:
         if suspension := self._standing.endpoints[endpoint].suspension:

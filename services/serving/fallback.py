@@ -13,6 +13,7 @@ from lineal.api.registry.v1.endpoint_pb2 import Endpoint, Fallback
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
 from services.serving.answering import keys_by_row
 from services.serving.arms import EndpointSuspended, NoChampion
+from services.serving.loader import BundleUnloadable
 from services.serving.request import Request
 from tabular.bundle import Bundle
 
@@ -27,7 +28,7 @@ def cause_of(error: Exception, declared: Fallback) -> str:
     match error:
         case EndpointSuspended():
             return "suspended" if declared.when_suspended else ""
-        case NoChampion():
+        case NoChampion() | BundleUnloadable():
             return "no_bundle"
         case grpc.aio.AioRpcError():
             # The only service that is asked on the way to a score. What it finds wrong with a request is the caller's.

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Iterable
 
 from chassis.artifacts import ArtifactStore
 from chassis.errors import LinealError, RuleViolated
@@ -21,28 +20,29 @@ class BundleUnloadable(RuleViolated):
 
 
 class Loader:
-    """Scorers by bundle digest, each loaded once."""
+    """Makes scorers of bundles; a bundle is tried once, since its digest names the same bytes ever after."""
 
     def __init__(self, artifacts: ArtifactStore, signatures: Signatures) -> None:
-        self.signatures = signatures
+        self._signatures = signatures
         self._artifacts = artifacts
-        self._scorers: dict[str, Scorer] = {}
+        # Bundles that a trial survived, and whether their compiled applier may be loaded.
+        self._tried: dict[str, bool] = {}
 
     async def load(self, digest: str) -> Scorer:
-        """Return the scorer of a bundle. Raises BundleUnloadable, naming what is wrong with which file."""
-        if digest in self._scorers:
-            return self._scorers[digest]
+        """Return a scorer of a bundle. Raises BundleUnloadable, naming what is wrong with which file."""
         try:
             manifest, model = await asyncio.to_thread(self._verified, digest)
-            compiled = await self._survives(digest, manifest + b"\n" + model)
+            if digest not in self._tried:
+                self._tried[digest] = await self._survives(digest, manifest + b"\n" + model)
+            compiled = self._tried[digest]
             bundle = Bundle.from_bytes(manifest)
-            scorer = await asyncio.to_thread(
-                lambda: Scorer(bundle, model, compiled=compiled, guard=self._guard(bundle))
-            )
+            return await asyncio.to_thread(lambda: Scorer(bundle, model, compiled=compiled, guard=self._guard(bundle)))
         except (ManifestInvalid, ModelUnreadable, GuardUnreadable) as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
-        self._scorers[digest] = scorer
-        return scorer
+
+    def remember(self, digest: str, *, compiled: bool) -> None:
+        """Note whether the compiled applier of a bundle has agreed with CatBoost so far; one that differs stays out."""
+        self._tried[digest] = compiled
 
     async def check(self, digest: str) -> None:
         """Verify a bundle and try its model in a process of its own; load nothing here. Raises BundleUnloadable."""
@@ -51,11 +51,6 @@ class Loader:
         except ManifestInvalid as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
         await self._try(manifest + b"\n" + model)
-
-    def keep(self, digests: Iterable[str]) -> None:
-        """Forget every other bundle."""
-        kept = set(digests)
-        self._scorers = {digest: scorer for digest, scorer in self._scorers.items() if digest in kept}
 
     def _verified(self, digest: str) -> tuple[bytes, bytes]:
         """Return a bundle's manifest and model, the very bytes whose digests were compared and are signed."""
@@ -70,7 +65,7 @@ class Loader:
             reading = MODEL_FILE
             model = self._artifacts.read(bundle.files[MODEL_FILE])
             reading = "signature"
-            self.signatures.check(digest, bundle.files)
+            self._signatures.check(digest, bundle.files)
         except KeyError:
             raise ManifestInvalid(f"its manifest names no {MODEL_FILE}") from None
         except LinealError as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from chassis.durations import Durations
 from chassis.metrics_page import Family, Labels, counter, gauge, histogram, points_of, summary, texts_of
 from lineal.api.serving.v1.serving_service_pb2 import EndpointCounters
+from services.serving.scorers import Scorers
 
 
 def prediction_durations() -> Durations:
@@ -13,7 +14,10 @@ def prediction_durations() -> Durations:
 
 
 def serving_metrics(
-    endpoints: Callable[[], Iterable[str]], counters: Callable[[], Iterable[EndpointCounters]], durations: Durations
+    endpoints: Callable[[], Iterable[str]],
+    counters: Callable[[], Iterable[EndpointCounters]],
+    durations: Durations,
+    scorers: Scorers,
 ) -> Callable[[], list[Family]]:
     """Return what makes the families; only endpoints that were declared are shown, whatever names requests have."""
 
@@ -34,6 +38,8 @@ def serving_metrics(
             counter("lineal_predictions_fallback", "Rows answered by the declared fallback.", _fallbacks(counted)),
             counter("lineal_predictions_unguarded", "Rows whose bundle has no guard.", _rows(counted, "unguarded")),
             counter("lineal_requests_limited", "Requests over a limit of callers.", _rows(counted, "limited_requests")),
+            gauge("lineal_serving_bundles", "Bundles held in memory.", [({}, float(len(scorers)))]),
+            counter("lineal_serving_bundle_loads", "Bundles loaded, again too.", [({}, float(scorers.loads))]),
             counter("model_infer_request_success", "Requests answered.", answered),
             counter("model_infer_request_failure", "Requests that were read and got no answer.", failed),
             summary("model_infer_request_duration", "Seconds from routing to scores.", points, _model),

@@ -76,7 +76,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         outputs.append(_described("raw", "FP64", [-1, len(bundle.classes)] if bundle.classes else [-1]))
         response = oip.ModelMetadataResponse(
             name=request.name,
-            versions=sorted(loaded.scorers),
+            versions=sorted(loaded.bundles),
             platform="catboost",
             inputs=[_described(column.name, _DATATYPES[column.type], [-1]) for column in required(bundle)],
             outputs=outputs,
@@ -129,15 +129,15 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             loaded = self._arms.get(endpoint)
         except LinealError:
             return False
-        return self._lease.valid and (not version or version in loaded.scorers)
+        return self._lease.valid and (not version or version in loaded.bundles)
 
 
 def _bundle(loaded: LoadedArms, version: str) -> Bundle:
     if not version:
         return champion_bundle(loaded)
-    if version not in loaded.scorers:
-        raise BundleNotServed(f"version {version!r} is not loaded; there are {', '.join(sorted(loaded.scorers))}")
-    return loaded.scorers[version].bundle
+    if version not in loaded.bundles:
+        raise BundleNotServed(f"version {version!r} is not served; there are {', '.join(sorted(loaded.bundles))}")
+    return loaded.bundles[version]
 
 
 def _order(bundle: Bundle, width: int) -> list[ModelColumn]:

@@ -26,10 +26,12 @@ from services.serving.answering import ROLES, Listed, answer_of, flags_of, recor
 from services.serving.arms import ArmTable, EndpointUnknown, LoadedArms
 from services.serving.lease import LeaseKeeper
 from services.serving.limiter import Limiter
+from services.serving.loader import BundleUnloadable
 from services.serving.lookups import LookedUp, Lookups
 from services.serving.recorder import Recorder
 from services.serving.request import Request
 from services.serving.scored import Scored
+from services.serving.scorers import Scorers
 from tabular.on_demand import OnDemand, on_demand
 from tabular.scorer import Scorer
 from tabular.vectors import ColumnMissing, ColumnMistyped, assemble
@@ -67,6 +69,7 @@ class Predictor:
     def __init__(
         self,
         arms: ArmTable,
+        scorers: Scorers,
         lookups: Lookups,
         recorder: Recorder,
         lease: LeaseKeeper,
@@ -76,6 +79,7 @@ class Predictor:
         durations: Durations,
     ) -> None:
         self._arms = arms
+        self._scorers = scorers
         self._lookups = lookups
         self._recorder = recorder
         self._lease = lease
@@ -89,7 +93,8 @@ class Predictor:
         """Score the rows of a request.
 
         The same request id gives the same answer. Raises EndpointUnknown, NoChampion, FeatureInvalid, EntityKeyMissing,
-        BundleNotServed, CannotRecord, ReplicaCutOff, RateExceeded, BudgetSpent, RequestOverLimit, DeadlinePassed.
+        BundleNotServed, BundleUnloadable, CannotRecord, ReplicaCutOff, RateExceeded, BudgetSpent, RequestOverLimit,
+        DeadlinePassed.
         """
         try:
             return await self._predict(request)
@@ -185,18 +190,18 @@ class Predictor:
         arm = self._arm(loaded, request)
         try:
             return await self._score(loaded, arm, request), False
-        except LinealError:
-            raise
-        except Exception:
+        except Exception as error:
             champion = loaded.champion
-            if champion is None or champion == arm:
+            # What is wrong with the request is wrong for each arm.
+            of_request = isinstance(error, LinealError) and not isinstance(error, BundleUnloadable)
+            if of_request or champion is None or champion == arm:
                 raise
             _logger.exception("arm %s failed, the champion answers instead", arm.bundle_digest[:12])
             return await self._score(loaded, champion, request), True
 
     async def _score(self, loaded: LoadedArms, arm: Arm, request: Request) -> Scored:
         given = request.columns
-        scorer = loaded.scorers[arm.bundle_digest]
+        scorer = await self._scorers.get(arm.bundle_digest)
         started = time.perf_counter()
         computing = on_demand(scorer.bundle, given)
         looked_up = await self._look_up(scorer, request, computing, loaded.lookup_seconds)
@@ -266,8 +271,8 @@ class Predictor:
         if known.fallback_cause and not known.fallback_reason:
             known.fallback_reason = self._arms.declared(request.endpoint)[0].fallback.reason
         if known.class_scores and not known.classes and known.bundle_digest:
-            scorer = self._arms.get(request.endpoint).scorers.get(known.bundle_digest)
-            known.classes.extend(scorer.bundle.classes if scorer else ())
+            bundle = self._arms.get(request.endpoint).bundles.get(known.bundle_digest)
+            known.classes.extend(bundle.classes if bundle else ())
         return known
 
     def _describe_repeated(self, known: PredictResponse) -> None:

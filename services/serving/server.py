@@ -22,6 +22,7 @@ from services.serving.metrics import prediction_durations, serving_metrics
 from services.serving.oip_servicer import InferenceServicer
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
+from services.serving.scorers import Scorers
 from services.serving.scoring_servicer import add_scorings
 from services.serving.servicer import ServingServicer
 from services.serving.settings import Settings
@@ -44,15 +45,18 @@ async def build(harness: Harness) -> None:
     recorder = Recorder(settings.replica_id, spool, send)
     lease = LeaseKeeper(harness.channel("registry"), settings.replica_id)
     signatures = Signatures(harness.artifacts, settings.trusted_keys.split(","))
-    arms = ArmTable(harness.log, Loader(harness.artifacts, signatures), lease.renew_soon)
+    scorers = Scorers(Loader(harness.artifacts, signatures), settings.loaded_bundles)
+    arms = ArmTable(harness.log, scorers, signatures, lease.renew_soon)
     lease.generations = lambda: arms.generations
     lease.refused = lambda: arms.refused
     durations = prediction_durations()
     harness.telemetry.histograms.append(durations)
-    harness.add_metrics(serving_metrics(arms.names, recorder.counters, durations))
+    harness.add_metrics(serving_metrics(arms.names, recorder.counters, durations, scorers))
     lookups = Lookups(harness.channel("features"))
     limiter = Limiter(time.time)
-    predictor = Predictor(arms, lookups, recorder, lease, limiter, harness.clock, harness.telemetry.tracer, durations)
+    predictor = Predictor(
+        arms, scorers, lookups, recorder, lease, limiter, harness.clock, harness.telemetry.tracer, durations
+    )
     limits = InputLimits(settings.max_rows, settings.max_columns, settings.max_text_bytes)
     explainer = Explainer(predictor, arms, harness.artifacts)
 

@@ -143,7 +143,7 @@ class ServingServicer(ServingServiceServicer):
 def champion_bundle(loaded: LoadedArms) -> Bundle:
     """Return the manifest of the champion."""
     assert loaded.champion is not None
-    return loaded.scorers[loaded.champion.bundle_digest].bundle
+    return loaded.bundles[loaded.champion.bundle_digest]
 
 
 def required(bundle: Bundle) -> list[ModelColumn]:

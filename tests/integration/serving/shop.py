@@ -35,9 +35,9 @@ class Shop(World):
         await self.registry.RegisterEndpoint(api.RegisterEndpointRequest(request_id=rid(), endpoint=endpoint))
 
 
-async def opened(suite: Any, *, strict: bool = False) -> Shop:
-    """Start what the shop needs and declare its endpoint."""
-    await suite.start("lineage", "registry", "monitor", "serving")
+async def opened(suite: Any, *, strict: bool = False, **settings: Any) -> Shop:
+    """Start what the shop needs and declare its endpoint; `settings` are serving's."""
+    await suite.start("lineage", "registry", "monitor", "serving", **settings)
     shop = Shop(suite)
     await shop.declare(strict=strict)
     return shop

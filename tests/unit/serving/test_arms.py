@@ -18,6 +18,7 @@ from lineal.api.registry.v1.events_pb2 import (
 from services.serving import arms
 from services.serving.arms import ArmTable
 from services.serving.loader import BundleUnloadable, Loader
+from services.serving.scorers import Scorers
 from services.serving.signatures import Signatures
 
 DIGEST = "b" * 64
@@ -48,7 +49,7 @@ async def test_a_suspension_counts_while_a_bundle_is_being_loaded() -> None:
     async def tell() -> None:
         applied.set()
 
-    table = ArmTable(log, loader, tell)
+    table = ArmTable(log, Scorers(loader, 1), Signatures(InMemoryArtifactStore()), tell)
     champion = Arm(bundle_digest=DIGEST, role=ArmRole.ARM_ROLE_CHAMPION)
     endpoint = Endpoint(name="shop", model="shop", fallback=Fallback(score=0.5, reason="safe"))
     await append(log, EndpointRegistered(endpoint=endpoint))

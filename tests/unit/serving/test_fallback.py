@@ -7,6 +7,7 @@ from chassis.errors import InvalidArgument, Overloaded
 from lineal.api.registry.v1.endpoint_pb2 import Fallback
 from services.serving.arms import EndpointSuspended, EndpointUnknown, HistoryUnread, NoChampion
 from services.serving.fallback import cause_of
+from services.serving.loader import BundleUnloadable
 from services.serving.recorder import CannotRecord
 
 
@@ -18,6 +19,7 @@ def failed(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
     ("error", "cause"),
     [
         (NoChampion("none"), "no_bundle"),
+        (BundleUnloadable("damaged"), "no_bundle"),
         (failed(grpc.StatusCode.UNAVAILABLE), "features"),
         (failed(grpc.StatusCode.RESOURCE_EXHAUSTED), "features"),
         (failed(grpc.StatusCode.INVALID_ARGUMENT), ""),

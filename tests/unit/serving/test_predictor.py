@@ -27,6 +27,7 @@ from services.serving.metrics import prediction_durations
 from services.serving.predictor import Predictor
 from services.serving.recorder import Recorder
 from services.serving.request import Request, make
+from services.serving.scorers import Scorers
 from services.serving.signatures import Signatures
 from services.serving.spool import Spool
 from tabular.bundle import Bundle, ModelColumn
@@ -102,7 +103,8 @@ async def predictor(scorer: Counting, tmp_path: Path) -> AsyncIterator[Predictor
     async def tell() -> None:
         applied.set()
 
-    arms = ArmTable(log, Ready(InMemoryArtifactStore(), scorer), tell)
+    scorers = Scorers(Ready(InMemoryArtifactStore(), scorer), 1)
+    arms = ArmTable(log, scorers, Signatures(InMemoryArtifactStore()), tell)
     fallback = Fallback(score=1.0, reason="safe")
     fallback.lookup_timeout.FromSeconds(1)
     events = (
@@ -117,6 +119,7 @@ async def predictor(scorer: Counting, tmp_path: Path) -> AsyncIterator[Predictor
     recorder = Recorder("replica", Spool(tmp_path, max_bytes=1 << 20), _send)
     yield Predictor(
         arms,
+        scorers,
         Late(),
         recorder,
         Held(),
