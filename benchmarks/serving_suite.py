@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 
 from benchmarks.servers import Server, on, serving
-from benchmarks.serving_flights import KINDS
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole, Endpoint
 from lineal.api.registry.v1.model_pb2 import Model
@@ -22,10 +21,10 @@ _APPLIED_SECONDS = 60.0
 
 
 @contextmanager
-def suite(folder: Path, models: Path, cores: list[int], around: list[int]) -> Iterator[Server]:
-    """Run serving with a champion for each kind of model, on endpoints named like the kinds.
+def suite(folder: Path, models: Path, cores: list[int], around: list[int], **environment: str) -> Iterator[Server]:
+    """Run serving with a champion for each model in a folder, on endpoints named like the models' folders.
 
-    Serving has `cores`, the services that it needs have `around`.
+    Serving has `cores`, the services that it needs have `around`; `environment` is serving's.
     """
     profile = folder / "profile.yaml"
     folder.mkdir(parents=True)
@@ -38,9 +37,9 @@ def suite(folder: Path, models: Path, cores: list[int], around: list[int]) -> It
                 addresses[name] = stack.enter_context(serving(f"services.{name}", folder / name, **settings)).address
         profile.write_text(json.dumps(addresses), encoding="utf-8")
         with on(cores):
-            server = stack.enter_context(serving("services.serving", folder / "serving", **settings))
-        for kind in KINDS:
-            _release(profile, kind, models / kind / "model.cbm")
+            server = stack.enter_context(serving("services.serving", folder / "serving", **settings, **environment))
+        for model in sorted(models.glob("*/model.cbm")):
+            _release(profile, model.parent.name, model)
         yield server
 
 
