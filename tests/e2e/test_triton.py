@@ -14,8 +14,9 @@ from tests.e2e.conftest import Running
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.parametrize("how", ["sync", "aio"])
 def test_tritonclient_reads_the_metadata_and_gets_the_scores_of_the_sdk(
-    suite: Running, notebook: dict[str, Any]
+    suite: Running, notebook: dict[str, Any], how: str
 ) -> None:
     generator = np.random.default_rng(3)
     rows = pd.DataFrame(
@@ -31,7 +32,7 @@ def test_tritonclient_reads_the_metadata_and_gets_the_scores_of_the_sdk(
         # A far event time would look up another past: both ask for now.
         expected = client.predict("unpaid", rows)
     address = Profile.load(suite.profile).address("serving")
-    command = [sys.executable, str(Path(__file__).with_name("triton.py")), address, "unpaid"]
+    command = [sys.executable, str(Path(__file__).with_name("triton.py")), how, address, "unpaid"]
     done = subprocess.run(
         [*command, json.dumps(rows.to_dict("list"))], capture_output=True, text=True, timeout=60, check=False
     )
