@@ -16,10 +16,10 @@ async def service(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a service within the block, at whose end it is killed if it still runs.
 
-    What it writes to stderr is in `<folder>/<name>-<port>.log`.
+    What it writes to stderr is in `<folder>/<name>.<port>.log`.
     """
     own = {f"LINEAL_{name.upper()}_PORT": str(port), "LINEAL_DATA_DIR": str(folder), "LINEAL_PROFILE": str(profile)}
-    with (folder / f"{name}-{port}.log").open("ab") as log:
+    with (folder / f"{name}.{port}.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", f"services.{name}", env=os.environ | own | environment, stderr=log
         )
