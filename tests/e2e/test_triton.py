@@ -34,7 +34,7 @@ def test_tritonclient_reads_the_metadata_and_gets_the_scores_of_the_sdk(
     address = Profile.load(suite.profile).address("serving")
     command = [sys.executable, str(Path(__file__).with_name("triton.py")), how, address, "unpaid"]
     done = subprocess.run(
-        [*command, json.dumps(rows.to_dict("list"))], capture_output=True, text=True, timeout=60, check=False
+        [*command, json.dumps(rows.to_dict("list"))], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

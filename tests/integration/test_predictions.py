@@ -33,7 +33,7 @@ from tabular.bundle import Bundle
 from tabular.columns import from_numpy
 from tests.integration.exposition import scrape
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def fitted(seed: int) -> catboost.CatBoostClassifier:
@@ -313,7 +313,7 @@ async def test_a_suspended_endpoint_answers_nothing_whatever_is_restarted_until_
     await world.registry.SuspendEndpoint(
         registry_api.SuspendEndpointRequest(request_id=rid(), name="shop", reason="wrong answers")
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await refusal(world):
             pass
     # A replica that starts has read the log before it answers anything.
@@ -328,7 +328,7 @@ async def test_a_suspended_endpoint_answers_nothing_whatever_is_restarted_until_
     await world.registry.ResumeEndpoint(
         registry_api.ResumeEndpointRequest(request_id=rid(), name="shop", reason="mended")
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await refusal(world):
             pass
     assert not (await world.registry.GetEndpoint(registry_api.GetEndpointRequest(name="shop"))).suspension
@@ -336,7 +336,7 @@ async def test_a_suspended_endpoint_answers_nothing_whatever_is_restarted_until_
 
 async def refusal(world: World) -> str:
     """Ask until there is an answer or a refusal, which is returned; a replica without a lease yet is asked again."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await world.predict()
@@ -356,7 +356,7 @@ async def test_every_arm_scores_what_another_answered(world: World) -> None:
     for number in range(30):
         await world.predict(key=str(number))
     await world.recorded(30)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             data = b"".join(
                 [

@@ -11,6 +11,8 @@ from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.api.registry.v1.explanation_pb2 import ExplanationPolicy
 from tests.integration.serving.credit import Bank, policy, rows
 
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture
 async def bank(suite: Any) -> Bank:
