@@ -52,6 +52,12 @@ class LoadedArms:
         """The champion's arm."""
         return self.routes.champion
 
+    @property
+    def champion_bundle(self) -> Bundle:
+        """The champion's manifest; there is one wherever a request came this far."""
+        assert self.champion is not None
+        return self.bundles[self.champion.bundle_digest]
+
     @cached_property
     def lookup_seconds(self) -> float | None:
         """How long features may take to be looked up; None is as long as the caller waits."""
@@ -131,7 +137,7 @@ class ArmTable:
         loaded = self._loaded.get(endpoint)
         if loaded is None or loaded.champion is None:
             return None
-        return loaded.bundles[loaded.champion.bundle_digest]
+        return loaded.champion_bundle
 
     def policy(self, endpoint: str) -> ReviewedPolicy | None:
         """Return the reviewed explanation policy of an endpoint's model, None without one. Raises as `get` does."""
@@ -192,11 +198,13 @@ class ArmTable:
                     bundles[arm.bundle_digest] = (await self._scorers.get(arm.bundle_digest)).bundle
             except (LinealError, OSError) as error:
                 # The arms before go on answering; whoever changed them is told that this generation is refused.
-                self._refuse(name, generation, error.message if isinstance(error, LinealError) else str(error))
+                self._refuse(name, generation, str(error))
                 return
             self._refused.pop(name, None)
-            if name in self._loaded:
-                self._former[name] = self._loaded[name]
+            before = self._loaded.get(name)
+            # A signature that comes later has the same generation loaded once more.
+            if before is not None and before.generation != generation:
+                self._former[name] = before
             self._loaded[name] = LoadedArms(endpoint, generation, arms, bundles)
             # Requests under way have the generation before, and a rollback goes back to it.
             held = [*self._loaded.values(), *self._former.values()]

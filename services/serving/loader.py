@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Mapping
 
 from chassis.artifacts import ArtifactStore
 from chassis.errors import LinealError, RuleViolated
@@ -31,12 +32,14 @@ class Loader:
     async def load(self, digest: str) -> Scorer:
         """Return a scorer of a bundle. Raises BundleUnloadable, naming what is wrong with which file."""
         try:
-            manifest, model = await asyncio.to_thread(self._verified, digest)
+            manifest, files = await asyncio.to_thread(self._verified, digest)
+            model = files[MODEL_FILE]
             if digest not in self._tried:
                 self._tried[digest] = await self._survives(digest, manifest + b"\n" + model)
             compiled = self._tried[digest]
             bundle = Bundle.from_bytes(manifest)
-            return await asyncio.to_thread(lambda: Scorer(bundle, model, compiled=compiled, guard=self._guard(bundle)))
+            guard = _guard(bundle, files)
+            return await asyncio.to_thread(lambda: Scorer(bundle, model, compiled=compiled, guard=guard))
         except (ManifestInvalid, ModelUnreadable, GuardUnreadable) as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
 
@@ -47,37 +50,29 @@ class Loader:
     async def check(self, digest: str) -> None:
         """Verify a bundle and try its model in a process of its own; load nothing here. Raises BundleUnloadable."""
         try:
-            manifest, model = await asyncio.to_thread(self._verified, digest)
+            manifest, files = await asyncio.to_thread(self._verified, digest)
         except ManifestInvalid as error:
             raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {error}") from error
-        await self._try(manifest + b"\n" + model)
+        await self._try(manifest + b"\n" + files[MODEL_FILE])
 
-    def _verified(self, digest: str) -> tuple[bytes, bytes]:
-        """Return a bundle's manifest and model, the very bytes whose digests were compared and are signed."""
+    def _verified(self, digest: str) -> tuple[bytes, dict[str, bytes]]:
+        """Return a bundle's manifest and files, the very bytes whose digests were compared and are signed."""
         reading = "manifest"
         try:
             manifest = self._artifacts.read(digest)
             bundle = Bundle.from_bytes(manifest)
+            files = {}
             # Reading a file verifies its digest; a bundle is whole or it is not loaded.
             for name, file in bundle.files.items():
                 reading = name
-                self._artifacts.read(file)
-            reading = MODEL_FILE
-            model = self._artifacts.read(bundle.files[MODEL_FILE])
+                files[name] = self._artifacts.read(file)
             reading = "signature"
             self._signatures.check(digest, bundle.files)
-        except KeyError:
-            raise ManifestInvalid(f"its manifest names no {MODEL_FILE}") from None
-        except LinealError as error:
-            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {reading}: {error.message}") from error
-        return manifest, model
-
-    def _guard(self, bundle: Bundle) -> Guard | None:
-        """Return the guard of a bundle that was verified, None where it has none: its model was imported."""
-        digest = bundle.files.get(GUARD_FILE)
-        if digest is None:
-            return None
-        return Guard.from_bytes(self._artifacts.read(digest), bundle.numeric, bundle.categorical)
+        except (LinealError, OSError) as error:
+            raise BundleUnloadable(f"bundle {digest[:12]} cannot be loaded: {reading}: {error}") from error
+        if MODEL_FILE not in files:
+            raise ManifestInvalid(f"its manifest names no {MODEL_FILE}")
+        return manifest, files
 
     async def _survives(self, digest: str, data: bytes) -> bool:
         """Try a model; return whether its compiled applier may be loaded, which must not keep CatBoost from scoring."""
@@ -113,3 +108,9 @@ class Loader:
         if child.returncode:
             why = errors.decode(errors="replace").strip()[-500:] or f"it died with code {child.returncode}"
             raise BundleUnloadable(f"a trial process could not load the model: {why}")
+
+
+def _guard(bundle: Bundle, files: Mapping[str, bytes]) -> Guard | None:
+    """Return the guard of a bundle, None where it has none: its model was imported."""
+    data = files.get(GUARD_FILE)
+    return None if data is None else Guard.from_bytes(data, bundle.numeric, bundle.categorical)

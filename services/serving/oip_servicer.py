@@ -20,7 +20,7 @@ from services.serving.lease import LeaseKeeper
 from services.serving.oip import TensorInvalid, add_flags, columns_of, fill_outputs, text_parameter
 from services.serving.predictor import Answer, BundleNotServed, Predictor
 from services.serving.request import make
-from services.serving.servicer import champion_bundle, required
+from services.serving.servicer import required
 from tabular.bundle import Bundle, ModelColumn
 
 Context = Any
@@ -134,7 +134,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
 
 def _bundle(loaded: LoadedArms, version: str) -> Bundle:
     if not version:
-        return champion_bundle(loaded)
+        return loaded.champion_bundle
     if version not in loaded.bundles:
         raise BundleNotServed(f"version {version!r} is not served; there are {', '.join(sorted(loaded.bundles))}")
     return loaded.bundles[version]

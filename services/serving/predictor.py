@@ -194,7 +194,8 @@ class Predictor:
             champion = loaded.champion
             # What is wrong with the request is wrong for each arm.
             of_request = isinstance(error, LinealError) and not isinstance(error, BundleUnloadable)
-            if of_request or champion is None or champion == arm:
+            # Nor does who names a bundle want another's answer.
+            if of_request or request.bundle_digest or champion is None or champion == arm:
                 raise
             _logger.exception("arm %s failed, the champion answers instead", arm.bundle_digest[:12])
             return await self._score(loaded, champion, request), True

@@ -14,7 +14,7 @@ from chassis.ids import new_request_id
 from chassis.statuses import status_of
 from lineal.api.serving.v1 import serving_service_pb2 as api
 from lineal.api.serving.v1.serving_service_pb2_grpc import ServingServiceServicer
-from services.serving.arms import ArmTable, LoadedArms
+from services.serving.arms import ArmTable
 from services.serving.explaining import Explainer
 from services.serving.input_limits import Columned, InputLimits
 from services.serving.predictor import Predictor
@@ -80,7 +80,7 @@ class ServingServicer(ServingServiceServicer):
         self, request: api.DescribeEndpointRequest, context: Context
     ) -> api.DescribeEndpointResponse:
         loaded = self._arms.get(request.endpoint)
-        bundle = champion_bundle(loaded)
+        bundle = loaded.champion_bundle
         return api.DescribeEndpointResponse(
             model=bundle.model,
             generation=loaded.generation,
@@ -138,12 +138,6 @@ class ServingServicer(ServingServiceServicer):
             bundle_digest=bundle_digest,
             sent=sent,
         )
-
-
-def champion_bundle(loaded: LoadedArms) -> Bundle:
-    """Return the manifest of the champion."""
-    assert loaded.champion is not None
-    return loaded.bundles[loaded.champion.bundle_digest]
 
 
 def required(bundle: Bundle) -> list[ModelColumn]:

@@ -3,9 +3,13 @@
 import asyncio
 from typing import Any
 
+import grpc
+import grpc.aio
 import numpy as np
 import pytest
 
+from lineal.api.inference.v2 import inference_service_pb2 as oip
+from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServiceStub
 from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from tabular.bundle import MODEL_FILE, Bundle
@@ -68,8 +72,15 @@ async def test_the_champion_answers_for_a_challenger_that_cannot_be_loaded_again
     path = suite.artifacts.path(Bundle.from_bytes(suite.artifacts.read(damaged)).files[MODEL_FILE])
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1])
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         # Each answer is scored by the other arms, too, so that the damaged one makes room by and by.
         while (answer := await shop.serving.Predict(request(key))).arm != "champion":
             pass
     assert answer.bundle_digest == first
+    async with grpc.aio.insecure_channel(suite.address("serving")) as channel:
+        named = oip.ModelInferRequest(model_name="shop", model_version=damaged)
+        named.inputs.add(name="amount", datatype="FP64", shape=[1]).contents.fp64_contents.append(0.5)
+        named.inputs.add(name="shop", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"a")
+        with pytest.raises(grpc.aio.AioRpcError, match=f"bundle {damaged[:12]} cannot be loaded: {MODEL_FILE}") as told:
+            await GRPCInferenceServiceStub(channel).ModelInfer(named)
+    assert told.value.code() == grpc.StatusCode.FAILED_PRECONDITION
