@@ -5,8 +5,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -116,20 +115,30 @@ def failed(call: Call, error: BaseException) -> Status:
     return status_of(error)
 
 
-@contextmanager
-def client_call(telemetry: Telemetry, method: str, target: str) -> Iterator[Call]:
+class ClientCall:
     """Make one RPC within this block: span and duration are those of the call."""
-    name = method.lstrip("/")
-    attributes = {"rpc.system.name": "grpc", "rpc.method": name, "server.address": target}
-    start = time.perf_counter()
-    span = telemetry.calls.start(name, None, SpanKind.CLIENT, attributes)
-    call = Call(method, span)
-    with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-        try:
-            yield call
-        finally:
-            _finish(call, call.code != "OK")
-            telemetry.client_duration.record(time.perf_counter() - start, name, call.code, _traced(span), target)
+
+    __slots__ = ("_active", "_call", "_name", "_start", "_target", "_telemetry")
+
+    def __init__(self, telemetry: Telemetry, method: str, target: str) -> None:
+        self._telemetry = telemetry
+        self._target = target
+        self._start = time.perf_counter()
+        self._name = name = method.lstrip("/")
+        attributes = {"rpc.system.name": "grpc", "rpc.method": name, "server.address": target}
+        self._call = Call(method, telemetry.calls.start(name, None, SpanKind.CLIENT, attributes))
+        self._active = otel_context.attach(trace.set_span_in_context(self._call.span))
+
+    def __enter__(self) -> Call:
+        return self._call
+
+    def __exit__(self, *_: object) -> None:
+        call = self._call
+        _finish(call, call.code != "OK")
+        seconds = time.perf_counter() - self._start
+        self._telemetry.client_duration.record(seconds, self._name, call.code, _traced(call.span), self._target)
+        otel_context.detach(self._active)
+        call.span.end()
 
 
 def client_metadata(service: str) -> list[tuple[str, str]]:

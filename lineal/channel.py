@@ -135,10 +135,10 @@ def open_channel(
     return grpc.intercept_channel(channel, DefaultDeadline(deadline_seconds, sent), _StreamMetadata(sent))
 
 
-def open_aio_channel(address: str, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> grpc.aio.Channel:
-    """Open an asyncio channel; deadlines and metadata are for the interceptors."""
+def open_aio_channel(address: str) -> grpc.aio.Channel:
+    """Open an asyncio channel; deadlines and metadata are the caller's."""
     target, options = _target(address)
-    return grpc.aio.insecure_channel(target, options=options, interceptors=list(interceptors))
+    return grpc.aio.insecure_channel(target, options=options)
 
 
 def _target(address: str) -> tuple[str, list[tuple[str, Any]]]:

@@ -98,14 +98,22 @@ class Lookups:
         question = _Question(feature_set, version, tuple(entity_columns), types, min_position)
         if len(cutoff_micros) > _SMALL_ROWS:
             return await self._ask(question, entities, cutoff_micros)
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(entities, cutoff_micros, loop.create_future(), contextvars.copy_context())
         if question in self._waiting:
-            self._waiting[question].append(waiting)
-        else:
-            self._waiting[question] = []
-            self._start(question, [waiting])
-        return await waiting.answer
+            answer: asyncio.Future[LookedUp] = asyncio.get_running_loop().create_future()
+            self._waiting[question].append(_Waiting(entities, cutoff_micros, answer, contextvars.copy_context()))
+            return await answer
+        self._waiting[question] = []
+        try:
+            return await self._ask(question, entities, cutoff_micros)
+        finally:
+            self._go_on(question)
+
+    def _go_on(self, question: _Question) -> None:
+        # Those whose callers have given up meanwhile are not asked for.
+        waiting = [one for one in self._waiting.pop(question) if not one.answer.done()]
+        if waiting:
+            self._waiting[question] = waiting[_TOGETHER:]
+            self._start(question, waiting[:_TOGETHER])
 
     def _start(self, question: _Question, together: list[_Waiting]) -> None:
         # The call is the first one's: its trace has the span, and its deadline holds.
@@ -117,12 +125,7 @@ class Lookups:
         try:
             await self._answer_all(question, together)
         finally:
-            waiting = self._waiting.pop(question)
-            # Those whose callers have given up meanwhile are not asked for.
-            waiting = [one for one in waiting if not one.answer.done()]
-            if waiting:
-                self._waiting[question] = waiting[_TOGETHER:]
-                self._start(question, waiting[:_TOGETHER])
+            self._go_on(question)
 
     async def _answer_all(self, question: _Question, together: list[_Waiting]) -> None:
         columns = [concatenated(list(same)) for same in zip(*(one.entities for one in together), strict=True)]
