@@ -42,12 +42,12 @@ class Server:
 def serving(module: str, folder: Path, **environment: str) -> Iterator[Server]:
     """Run a service, or a module that reads lineage's settings, until the end of the block.
 
-    What it logs is in the folder.
+    What it logs is in the folder. It listens on a free port unless the environment names one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
     package, _, name = module.rpartition(".")
     variable = f"LINEAL_{name.upper() if package == 'services' else 'LINEAGE'}_PORT"
+    port = int(environment.get(variable) or free_port())
     variables = os.environ | {variable: str(port), "LINEAL_DATA_DIR": str(folder)} | environment
     with (
         (folder / "server.log").open("wb") as log,

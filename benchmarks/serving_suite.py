@@ -26,31 +26,47 @@ def suite(folder: Path, models: Path, cores: list[int], around: list[int], **env
 
     Serving has `cores`, the services that it needs have `around`; `environment` is serving's.
     """
+    with needed(folder, around) as settings, ExitStack() as stack:
+        with on(cores):
+            server = stack.enter_context(serving("services.serving", folder / "serving", **settings, **environment))
+        for model in sorted(models.glob("*/model.cbm")):
+            release(Path(settings["LINEAL_PROFILE"]), model.parent.name, model)
+        yield server
+
+
+@contextmanager
+def needed(folder: Path, cores: list[int], *more: str) -> Iterator[dict[str, str]]:
+    """Run the services that serving needs, and more; yield the settings of those that need them."""
     profile = folder / "profile.yaml"
     folder.mkdir(parents=True)
     addresses: dict[str, str] = {}
     settings = {"LINEAL_PROFILE": str(profile), "LINEAL_ARTIFACTS_URL": str(folder / "artifacts")}
     with ExitStack() as stack:
-        for name in _AROUND:
+        for name in (*_AROUND, *more):
             profile.write_text(json.dumps(addresses), encoding="utf-8")
-            with on(around):
+            with on(cores):
                 addresses[name] = stack.enter_context(serving(f"services.{name}", folder / name, **settings)).address
         profile.write_text(json.dumps(addresses), encoding="utf-8")
-        with on(cores):
-            server = stack.enter_context(serving("services.serving", folder / "serving", **settings, **environment))
-        for model in sorted(models.glob("*/model.cbm")):
-            _release(profile, model.parent.name, model)
-        yield server
+        yield settings
 
 
-def _release(profile: Path, name: str, model: Path) -> None:
-    with connect(profile) as client, grpc.insecure_channel(client.profile.address("registry")) as channel:
-        registry: Any = RegistryServiceStub(channel)
-        registry.RegisterModel(registry_api.RegisterModelRequest(request_id=_id(), model=Model(name=name)))
+def release(profile: Path, name: str, model: Path) -> None:
+    """Make a model file the champion of an endpoint of its name."""
+    with connect(profile) as client:
+        client.services.registry.call(
+            "RegisterModel", registry_api.RegisterModelRequest(request_id=_id(), model=Model(name=name))
+        )
         digest = client.import_model(name, model)
         client.approve(digest, "measured")
+    promote(profile, name, name, digest)
+
+
+def promote(profile: Path, name: str, model: str, digest: str) -> None:
+    """Make an approved bundle the champion of an endpoint; return once the replicas that there are have it."""
+    with connect(profile) as client, grpc.insecure_channel(client.profile.address("registry")) as channel:
+        registry: Any = RegistryServiceStub(channel)
         registry.RegisterEndpoint(
-            registry_api.RegisterEndpointRequest(request_id=_id(), endpoint=Endpoint(name=name, model=name))
+            registry_api.RegisterEndpointRequest(request_id=_id(), endpoint=Endpoint(name=name, model=model))
         )
         champion = Arm(bundle_digest=digest, role=ArmRole.ARM_ROLE_CHAMPION)
         changed = registry.ChangeArms(
