@@ -35,17 +35,21 @@ Rows = dict[str, npt.NDArray[Any]]
 
 
 def rows(count: int, seed: int) -> Rows:
-    """Return rows with nulls among the numbers, and texts of which a part was not learnt."""
+    """Return rows with nulls among the numbers; but for seed 0 also among the texts, of which a part was not learnt."""
     chance = np.random.default_rng(seed)
     amount, age = chance.normal(size=count) * 100, chance.normal(size=count)
     age[chance.random(count) < 0.1] = np.nan
     shop = chance.choice(np.array(["a", "b", "", "ü", "new"][: 4 + (seed > 0)], dtype=object), count)
     city = np.array([f"c{n}" for n in chance.integers(0, 60 if seed else 40, count)], dtype=object)
+    if seed:
+        shop[chance.random(count) < 0.05] = None
     return {"amount": amount, "shop": shop, "age": age, "city": city}
 
 
 def listed(values: Rows) -> list[list[Any]]:
-    return [list(row) for row in zip(*(values[name].tolist() for name in COLUMNS), strict=True)]
+    """Return rows as CatBoost takes them, which has no null for texts: the empty text stands for it."""
+    plain = ([("" if value is None else value) for value in values[name].tolist()] for name in COLUMNS)
+    return [list(row) for row in zip(*plain, strict=True)]
 
 
 def fitted(loss: str) -> catboost.CatBoost:
@@ -91,16 +95,25 @@ async def release(suite: Any, name: str, model: catboost.CatBoost) -> None:
 def infer(name: str, part: Rows, *, raw: bool) -> oip.ModelInferRequest:
     request = oip.ModelInferRequest(model_name=name)
     for column, values in part.items():
-        texts = [value.encode() for value in values] if values.dtype == object else None
-        tensor = request.inputs.add(name=column, datatype="FP64" if texts is None else "BYTES", shape=[len(values)])
-        if not raw:
-            tensor.contents.fp64_contents.extend(values if texts is None else ())
-            tensor.contents.bytes_contents.extend(texts or ())
-        elif texts is None:
-            request.raw_input_contents.append(values.astype("<f8").tobytes())
-        else:
-            request.raw_input_contents.append(b"".join(len(text).to_bytes(4, "little") + text for text in texts))
+        if values.dtype != object:
+            bytes_ = values.astype("<f8").tobytes()
+            add(request, column, "FP64", values.tolist(), bytes_ if raw else None)
+            continue
+        texts = [(value or "").encode() for value in values]
+        bytes_ = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+        add(request, column, "BYTES", texts, bytes_ if raw else None)
+        nulls = [value is None for value in values]
+        if any(nulls):
+            add(request, f"{column}.null", "BOOL", nulls, bytes(nulls) if raw else None)
     return request
+
+
+def add(request: oip.ModelInferRequest, name: str, datatype: str, values: list[Any], raw: bytes | None) -> None:
+    tensor = request.inputs.add(name=name, datatype=datatype, shape=[len(values)])
+    if raw is None:
+        getattr(tensor.contents, f"{datatype.lower()}_contents").extend(values)
+    else:
+        request.raw_input_contents.append(raw)
 
 
 def assert_equal(found: Any, own: npt.NDArray[np.float64]) -> None:
