@@ -20,22 +20,16 @@ class Journal:
     def __init__(self, folder: Path, name: str, artifacts: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{name}.jsonl"
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        lines = _whole(self._path)
         if not lines:
             # A name of its own: another instance of the service may do the same.
-            lines = [json.dumps(str(uuid.uuid4()))]
-            self._path.write_text(lines[0] + "\n", encoding="utf-8")
-        self.scratch = f"{artifacts}/{BUILDS}/{json.loads(lines[0])}"
+            lines = [str(uuid.uuid4())]
+            self._write(lines[0])
+        self.scratch = f"{artifacts}/{BUILDS}/{lines[0]}"
         # What is gone on with is young again, so that it is not collected as work that was given up.
         with suppress(FileNotFoundError):
             os.utime(self.scratch)
-        self._results: dict[str, Any] = {}
-        for line in lines[1:]:
-            try:
-                step, result = json.loads(line)
-            except ValueError:
-                break  # cut short when the service died; what follows was never acknowledged
-            self._results[step] = result
+        self._results: dict[str, Any] = dict(lines[1:])
 
     def result(self, step: str, there: Callable[[Any], bool]) -> Any:
         """Return the result of a step, None where there is none or what it names is gone."""
@@ -45,10 +39,7 @@ class Journal:
     def record(self, step: str, result: Any) -> None:
         """Write down what a step returned."""
         self._results[step] = result
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([step, result]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._write([step, result])
 
     def end(self) -> None:
         """Forget the work and remove the results of its steps."""
@@ -59,3 +50,29 @@ class Journal:
         else:
             shutil.rmtree(self.scratch, ignore_errors=True)
         self._path.unlink(missing_ok=True)
+
+    def _write(self, line: Any) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _whole(path: Path) -> list[Any]:
+    """Return the lines of a journal; what a death cut short was never acknowledged and is cut off.
+
+    Else the next line would be glued to it, and both and all that follow be lost to the next start.
+    """
+    lines: list[Any] = []
+    size = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            found = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            found = None
+        if found is None:
+            os.truncate(path, size)
+            break
+        lines.append(found)
+        size += len(line)
+    return lines
