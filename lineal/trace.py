@@ -88,4 +88,13 @@ def _spans(line: str, trace_id: str) -> Iterator[dict[str, Any]]:
                         "name": span["name"],
                         "micros": (int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"])) // 1000,
                         "span_id": span["spanId"],
+                        "stages": dict(_stages(span)),
                     }
+
+
+def _stages(span: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield how long parts of a span took, in microseconds, where its service said so: `lineal.<stage>_micros`."""
+    for item in span.get("attributes", ()):
+        name = item["key"].removeprefix("lineal.").removesuffix("_micros")
+        if item["key"] == f"lineal.{name}_micros":
+            yield name, int(item["value"]["intValue"])

@@ -216,7 +216,8 @@ def trace_tree(found: Trace) -> Tree:
     if found.spans:
         spans = tree.add(f"trace {record.trace_id}")
         for span in found.spans:
-            spans.add(f"{span['service']} {span['name']} {span['micros']:,} µs")
+            stages = ", ".join(f"{name} {micros:,}" for name, micros in span["stages"].items())
+            spans.add(f"{span['service']} {span['name']} {span['micros']:,} µs" + f" ({stages})" * bool(stages))
     return tree
 
 
