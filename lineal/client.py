@@ -38,6 +38,7 @@ from lineal.quarantine import Quarantine
 from lineal.reasons import explained
 from lineal.registered import read_registered
 from lineal.retiring import retire
+from lineal.scoring import Scorings
 from lineal.sending import Ingested as Ingested
 from lineal.sending import send
 
@@ -71,6 +72,7 @@ class Client:
         self.services = Services(self.profile, deadline_seconds)
         self.quarantine = Quarantine(self.services)
         self.decisions = Decisions(self.services)
+        self.scorings = Scorings(self.services)
 
     def __enter__(self) -> "Client":
         """Use within a block."""

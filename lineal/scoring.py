@@ -81,19 +81,33 @@ class Scorings:
             time.sleep(_WATCH_SECONDS)
 
     def rows(self, scoring_id: str) -> pd.DataFrame:
-        """Return the rows of a result."""
-        return from_pieces(self._pieces(scoring_id))
+        """Return the rows of a result; a frame without columns where no row was scored."""
+        pieces = list(self._pieces(scoring_id))
+        return from_pieces(pieces) if pieces else pd.DataFrame()
 
     def write(self, scoring_id: str, path: Path) -> None:
-        """Write the rows of a result to a Parquet file."""
-        with tempfile.TemporaryFile() as file:
-            for piece in self._pieces(scoring_id):
-                file.write(piece)
-            file.seek(0)
-            # A batch at a time, since there may be millions of rows.
-            with pa.ipc.open_stream(file) as stream, pq.ParquetWriter(path, stream.schema, compression="zstd") as sink:
-                for batch in stream:
-                    sink.write_batch(batch)
+        """Write the rows of a result to a Parquet file, which is there only once it is whole.
+
+        Raises LinealError where no row was scored, or the file cannot be written.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+                received, made = Path(folder) / "received", Path(folder) / path.name
+                with received.open("wb") as file:
+                    for piece in self._pieces(scoring_id):
+                        file.write(piece)
+                if not received.stat().st_size:
+                    raise LinealError(f"scoring {scoring_id} has no rows, so {path} was not written")
+                # A batch at a time, since there may be millions of rows.
+                with (
+                    pa.ipc.open_stream(received) as stream,
+                    pq.ParquetWriter(made, stream.schema, compression="zstd") as sink,
+                ):
+                    for batch in stream:
+                        sink.write_batch(batch)
+                made.replace(path)
+        except OSError as error:
+            raise LinealError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def _request(self, request: api.RequestScoringRequest) -> str:
         request.request_id = new_request_id()

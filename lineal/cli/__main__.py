@@ -66,6 +66,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     work.predict,
     scoring.score,
     scoring.rescore,
+    scoring.scoring,
     work.outcomes,
     work.release,
     work.rollback,

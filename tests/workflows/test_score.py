@@ -22,6 +22,7 @@ from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.api.serving.v1 import scoring_service_pb2 as api
 from lineal.api.serving.v1 import serving_service_pb2 as serving_api
 from lineal.api.serving.v1.scoring_pb2 import PastPredictions, Scoring, ScoringState, SnapshotRows
+from lineal.client import connect
 from services.serving import sources
 from tabular.columns import from_table
 from tests.workflows.world import ORDERS, RESULTS, World, draw, rid
@@ -108,7 +109,7 @@ def store(shop: World) -> Shop:
     return Shop(shop)
 
 
-async def test_rows_at_once_score_as_predictions_do(store: Shop) -> None:
+async def test_rows_at_once_score_as_predictions_do(store: Shop, tmp_path: Path) -> None:
     first, second = await store.world.bundle(1), await store.world.bundle(2, harmful=True)
     await store.world.set_champion(first)
     snapshot = await store.orders()
@@ -121,6 +122,9 @@ async def test_rows_at_once_score_as_predictions_do(store: Shop) -> None:
         table = await store.table(snapshot)
         answer = await store.predicted(table)
         rows = await store.rows(scoring_id)
+        with connect(store.world.suite.profile) as client:
+            await asyncio.to_thread(client.scorings.write, scoring_id, tmp_path / "scores.parquet")
+        pd.testing.assert_frame_equal(_only_file(tmp_path), rows)
         assert rows["id"].tolist() == table["id"].to_pylist()
         # Bit for bit.
         assert rows["score"].tolist() == list(answer.scores)
@@ -195,6 +199,12 @@ async def test_parts_that_were_scored_before_a_kill_are_not_scored_again(
     whole = api.RunScoringRequest(request_id=rid(), scoring_id=await store.asked(bundle, snapshot=snapshot))
     calm = [progress.scoring async for progress in store.scorings.RunScoring(whole)]
     assert calm[-1].result == seen[-1].result
+
+
+def _only_file(folder: Path) -> pd.DataFrame:
+    """Return the copy of a result, beside which nothing of the copying is left."""
+    assert [path.name for path in folder.glob("*scores*")] == ["scores.parquet"]
+    return pd.read_parquet(folder / "scores.parquet")
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import pytest
         (["train", "--nonsense"], 2, "No such option: --nonsense"),
         (["aply", "x"], 2, "No such command 'aply'"),
         (["apply", "nowhere"], 1, "is no folder with .yaml files"),
+        (["score", "late", "flights", "--out", "nowhere/x.parquet"], 1, "is no place for a file"),
+        (["scoring", "x", "--out", "x.parquet", "--no-wait"], 1, "--out needs the result"),
         (["version"], 0, ""),
     ],
 )
