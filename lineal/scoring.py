@@ -125,15 +125,15 @@ class Scorings:
         except CallFailed as error:
             if error.code != grpc.StatusCode.NOT_FOUND:
                 raise
-            return self._bundle(name)
+            return self._bundle(name, "endpoint or bundle")
         champions: list[str] = [arm.bundle_digest for arm in arms if arm.role == ArmRole.ARM_ROLE_CHAMPION]
         if not champions:
             raise LinealError(f"endpoint {name!r} has no champion; give the digest of a bundle")
         return champions[0]
 
-    def _bundle(self, name: str) -> str:
+    def _bundle(self, name: str, what: str = "bundle") -> str:
         found = self._services.registry.call("ListBundles", registry_api.ListBundlesRequest(page_size=1000)).bundles
-        return _only([bundle.digest for bundle in found], name, "bundle", "`lineal bundles` lists them")
+        return _only([bundle.digest for bundle in found], name, what, "`lineal bundles` lists bundles")
 
     def _snapshot(self, dataset: str, name: str) -> str:
         ingest = self._services.ingest

@@ -125,7 +125,7 @@ def _show(scoring: Scoring, out: Path | None) -> None:
             ("of these to 0", found.flips_to_zero),
             ("predictions without a recorded vector", found.without_vector),
         ]
-    show(scoring, ("what", "value"), told, title=f"scoring {scoring.scoring_id} by {short(scoring.plan.bundle_digest)}")
+    show(scoring, ("what", "value"), told, title=f"by bundle {short(scoring.plan.bundle_digest)}")
     where = f"; its rows are in {out}" if out else ""
     if result.rows and not out:
         where = f"; `lineal scoring {scoring.scoring_id} --out FILE` copies its rows to a Parquet file"

@@ -129,7 +129,8 @@ class Scorings:
                             yield await self._advanced(found, *report)
                         else:
                             await self._complete(request_id, found, read, result)
-                await asyncio.to_thread(self._forget, scoring_id)
+            # Also where a death came between the end and this.
+            await asyncio.to_thread(self._forget, scoring_id)
         yield await self.scoring(scoring_id)
 
     async def _scored(

@@ -105,11 +105,14 @@ class Sources:
             if spine != asked.dataset:
                 what = FieldViolation("snapshot.dataset", f"give {spine!r}, or a bundle that scores {asked.dataset!r}")
                 raise SourceUnfit(f"the bundle scores rows of dataset {spine!r}, not of {asked.dataset!r}", [what])
+        timed = bundle.feature_set and declared.event_time
+        if not timed and (asked.HasField("start_time") or asked.HasField("end_time")):
+            why = f"rows of {asked.dataset!r} have no time" if bundle.feature_set else "the bundle has no feature set"
+            what = FieldViolation("snapshot.start_time", "leave both times unset")
+            raise SourceUnfit(f"{why}, so there are no cut-offs that a time range could be of", [what])
+        if bundle.feature_set:
             plan.feature_set, plan.feature_set_version = bundle.feature_set, bundle.feature_set_version
             return
-        if asked.HasField("start_time") or asked.HasField("end_time"):
-            what = FieldViolation("snapshot.start_time", "leave both times unset")
-            raise SourceUnfit("a bundle without a feature set has no cut-offs that a time range could be of", [what])
         lacking = _lacking(bundle, [field.name for field in declared.fields])
         if lacking:
             what = FieldViolation("snapshot.dataset", f"give a dataset with {', '.join(lacking)}")

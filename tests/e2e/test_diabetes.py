@@ -12,7 +12,7 @@ import sklearn.datasets
 
 from lineal.api.monitor.v1 import monitor_service_pb2 as monitor_api
 from lineal.cli.files import read_table
-from lineal.client import Client
+from lineal.client import CallFailed, Client
 from tests.e2e.conftest import ROOT, Running
 
 pytestmark = pytest.mark.timeout(240)
@@ -85,6 +85,21 @@ def test_predictions_without_times_are_dated_when_they_are_asked_for(
     layout = ["--separator", " ", "--columns", WITHOUT_SEX, "--row-number", "patient"]
     suite.lineal("predict", "progression", file, *layout, "--out", str(out))
     assert len(read_table(out)) == PATIENTS
+
+
+def test_rows_at_once_are_scored_and_returned_to(suite: Running, trained: int, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    told = json.loads(suite.lineal("score", "progression", "patients", "--out", str(out), "--json"))
+    assert int(told["result"]["rows"]) == PATIENTS
+    scores = read_table(out).to_pandas()
+    rows = read_table(SOURCE / "diabetes_data_raw.csv.gz", " ", WITHOUT_SEX, "patient").to_pandas()
+    with suite.client() as client:
+        answers = client.predict("progression", rows)
+    assert scores.set_index("patient").loc[rows["patient"], "score"].tolist() == answers["score"].tolist()
+    again = json.loads(suite.lineal("scoring", told["scoring_id"], "--no-wait", "--json"))
+    assert again == told
+    with pytest.raises(CallFailed, match="rows of 'patients' have no time"), suite.client() as client:
+        client.scorings.score("progression", "patients", start=DAY)
 
 
 def test_monitor_compares_with_what_the_model_learnt_from_and_what_is_computed_anew(
