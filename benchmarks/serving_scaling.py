@@ -8,7 +8,6 @@ features are sent with the request, or looked up by the tail number that is sent
 The alone worker and one of the two have a core; the other of the two, the clients and all other services have the rest.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ import psutil
 from benchmarks import serving_landings as landings
 from benchmarks.report import Report
 from benchmarks.servers import Server, free_port, on, serving
+from benchmarks.serving_scaling_load import measured
 from benchmarks.serving_suite import needed, release
 from lineal.api.registry.v1 import registry_service_pb2 as registry_api
 from lineal.client import connect
@@ -105,7 +105,7 @@ def _scaling(report: Report, models: Path, alone: Server, two: list[Server], siz
     for _ in range(size.rounds):
         for name, workers in (("one", [alone]), ("two", two)):
             before = [_cpu(worker) for worker in workers]
-            figures = _load(workers[0].address, models, _KIND, _CONNECTIONS, 1, size.seconds)
+            figures = measured(workers[0].address, models, _KIND, _CONNECTIONS, 1, size.seconds)
             used = [_cpu(worker) - earlier for worker, earlier in zip(workers, before, strict=True)]
             found[f"{name} cpu"].append(sum(used) / figures["answers"] * 1e6)
             found[f"{name} rate"].append(figures["rate"])
@@ -124,7 +124,7 @@ def _looking_up(report: Report, profile: Path, models: Path, alone: Server, size
     loads: Sequence[tuple[str, int]] = [(kind, count) for count in (1, 8) for kind in (landings.SENT, landings.KEYS)]
     for _ in range(size.rounds):
         for kind, clients in loads:
-            for figure, value in _load(alone.address, models, kind, 1, clients, size.seconds).items():
+            for figure, value in measured(alone.address, models, kind, 1, clients, size.seconds).items():
                 found[kind, clients, figure].append(value)
     median = {key: statistics.median(values) for key, values in found.items()}
     for clients in (1, 8):
@@ -135,13 +135,6 @@ def _looking_up(report: Report, profile: Path, models: Path, alone: Server, size
             report.note(f"{title}, {asked}, p99", median[kind, clients, "p99"], "ms")
         times = median[landings.KEYS, clients, "p50"] / median[landings.SENT, clients, "p50"]
         report.at_most(f"looked up, {asked}, p50, of sent", times, "", 2)
-
-
-def _load(address: str, models: Path, kind: str, connections: int, clients: int, seconds: float) -> dict[str, float]:
-    arguments = [address, str(models), kind, str(connections), str(clients), str(seconds)]
-    command = [sys.executable, "-m", "benchmarks.serving_scaling_load", *arguments]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    return found
 
 
 def _cpu(worker: Server) -> float:

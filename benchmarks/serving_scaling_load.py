@@ -6,6 +6,7 @@ the Open Inference Protocol; each connection has so many clients. All answers ar
 
 import json
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,14 @@ from benchmarks.closed_loop import ClosedLoop
 from benchmarks.serving_flights import rows
 from benchmarks.serving_load import INFER, infer_request
 from benchmarks.wire import Connection
+
+
+def measured(address: str, models: Path, kind: str, connections: int, clients: int, seconds: float) -> dict[str, float]:
+    """Run clients as a process of their own; return what it prints."""
+    arguments = [address, str(models), kind, str(connections), str(clients), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.serving_scaling_load", *arguments]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return found
 
 
 def _bodies(models: Path, kind: str) -> list[bytes]:
