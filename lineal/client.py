@@ -58,6 +58,10 @@ class Applied:
     position: int
 
 
+# A connect profile, its file, or one address; None is the usual file.
+Connection = Profile | Path | str | None
+
+
 class Client:
     """A connection to Lineal.
 
@@ -65,9 +69,7 @@ class Client:
     most, also for a service that restarts meanwhile; they raise CallFailed.
     """
 
-    def __init__(
-        self, profile: "Profile | Path | str | None" = None, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
-    ) -> None:
+    def __init__(self, profile: Connection = None, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> None:
         self.profile = profile if isinstance(profile, Profile) else Profile.load(profile)
         self.services = Services(self.profile, deadline_seconds)
         self.quarantine = Quarantine(self.services)
@@ -394,8 +396,6 @@ class Client:
         return list(self.services.monitor.call("ListAlarms", monitor_api.ListAlarmsRequest(endpoint=endpoint)).alarms)
 
 
-def connect(
-    profile: "Profile | Path | str | None" = None, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
-) -> Client:
+def connect(profile: Connection = None, deadline_seconds: float = DEFAULT_DEADLINE_SECONDS) -> Client:
     """Return a client; see `Client`."""
     return Client(profile, deadline_seconds)
