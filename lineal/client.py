@@ -32,7 +32,7 @@ from lineal.errors import Mistake, ProjectInvalid, call_failed
 from lineal.frames import as_table, columns, columns_by_row, from_pieces, micros
 from lineal.plan import Plan
 from lineal.plan import plan as compare
-from lineal.profile import Profile
+from lineal.profile import Connection, Profile
 from lineal.project import Definition, read_project
 from lineal.quarantine import Quarantine
 from lineal.reasons import explained
@@ -56,10 +56,6 @@ class Applied:
     kind: str
     name: str
     position: int
-
-
-# A connect profile, its file, or one address; None is the usual file.
-Connection = Profile | Path | str | None
 
 
 class Client:

@@ -87,3 +87,7 @@ def _read(path: Path) -> dict[str, str]:
     if unknown:
         raise ProfileError(f"profile {path} names unknown services: {', '.join(unknown)}")
     return _at("127.0.0.1") | found
+
+
+# A connect profile, its file, or one address; None is the usual file.
+Connection = Profile | Path | str | None
