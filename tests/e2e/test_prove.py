@@ -88,7 +88,7 @@ def test_rows_are_explained_of_a_prediction_and_of_an_entity(
 
 def test_the_columns_that_moved_a_score_are_told(suite: Running, proven: Path, key: str) -> None:
     record = json.loads(suite.lineal("verify", str(proven), "--key", key, "--json"))["prediction"]
-    found = json.loads(suite.lineal("explain", record["prediction_id"], "--json"))
+    (found,) = json.loads(suite.lineal("explain", record["prediction_id"], "--json"))["explanations"]
     moved = sum(each["contribution"] for each in found["contributions"])
     assert found["expected_raw_score"] + moved == pytest.approx(record["raw_score"], abs=1e-9)
     assert "customer_orders_30d" in {each["column"] for each in found["contributions"]}
