@@ -42,8 +42,8 @@ _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES "
 _VALUES = "(?, ?, ?, ?, ?, ?, ?, ?)"
 # Each statement gives up the interpreter's lock and has to win it back, so rows share one.
 _ROWS_AT_ONCE = 200
-# The index of event ids is asked and written all over: 64 MiB hold that of two million.
-_CACHE = "PRAGMA cache_size=-65536"
+# The index of event ids is asked all over: 32 MiB hold that of a million.
+_CACHE = "PRAGMA cache_size=-32768"
 _INSERT_NODE = 'INSERT INTO tree_nodes (level, "index", hash) VALUES (?, ?, ?)'
 
 _PG_REVISIONS = "SELECT stream, max(revision) FROM events WHERE stream = ANY(%s) GROUP BY stream"
