@@ -134,9 +134,7 @@ class Saga:
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=summary,
         )
-        # A command that was waited for to its end swallows the cancellation; the work must stop here all the same.
-        if self._stopping and not self._decided:
-            raise asyncio.CancelledError
+        self._stop_if_stopped()
         return result
 
     async def _long(self, activity: m.Activity[In, Out], argument: In, summary: str) -> Out:
@@ -150,7 +148,13 @@ class Saga:
             retry_policy=_RETRY,
             summary=summary,
         )
+        self._stop_if_stopped()
         return result
+
+    def _stop_if_stopped(self) -> None:
+        """Raise the cancellation that an activity swallowed: one waited for, or one that ended in the same moment."""
+        if self._stopping and not self._decided:
+            raise asyncio.CancelledError
 
     def _request_id(self, step: str) -> str:
         """Return the request id of a step: the same in every attempt and after a reset of the workflow."""
@@ -224,17 +228,22 @@ class Saga:
         rejection = asyncio.ensure_future(workflow.wait_condition(lambda: self._rejected is not None))
         try:
             await workflow.wait([working, rejection], return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-        finally:
-            self._stopping = not working.done()
-            for task in (working, rejection):
-                task.cancel()
-            # What was on its way arrives before anything is undone.
-            await asyncio.gather(working, rejection, return_exceptions=True)
+        except asyncio.CancelledError:
+            await self._stop(working, rejection)
+            raise
+        await self._stop(working, rejection)
+        if not self._stopping:
+            return working.result()
         decision = self._rejected
         assert decision is not None
         raise Stopped(f"stopped by {decision.actor}: {decision.reason or 'no reason given'}")
+
+    async def _stop(self, working: asyncio.Future[str], rejection: asyncio.Future[None]) -> None:
+        self._stopping = not working.done()
+        for task in (working, rejection):
+            task.cancel()
+        # What was on its way arrives before anything is undone.
+        await asyncio.gather(working, rejection, return_exceptions=True)
 
     async def _compensate(self, reason: str, evidence: str) -> m.SagaEnd:
         self._decided = True
