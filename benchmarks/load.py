@@ -43,7 +43,7 @@ _PROOF = "/lineal.api.lineage.v1.ProofService/GetInclusionProof"
 _DEADLINE_SECONDS = 30.0
 _WARM_SECONDS = 1.0
 # Events that are made before the clock starts, so that the server is measured and not the making.
-_PREPARED_EVENTS = 800_000
+_PREPARED_EVENTS = 700_000
 
 
 def request(stream: str, size: int) -> AppendEventsRequest:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256().digest()
+# Copied for each hash, which takes two thirds of the time of a new one.
+_LEAF, _NODE = hashlib.sha256(b"\x00"), hashlib.sha256(b"\x01")
 
 
 class ProofWrong(ValueError):
@@ -18,12 +20,16 @@ class ProofWrong(ValueError):
 
 def leaf_hash(data: bytes) -> bytes:
     """Return the hash of a leaf: SHA-256 of 0x00 and the data."""
-    return hashlib.sha256(b"\x00" + data).digest()
+    hashing = _LEAF.copy()
+    hashing.update(data)
+    return hashing.digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the hash of a node: SHA-256 of 0x01 and its children's hashes."""
-    return hashlib.sha256(b"\x01" + left + right).digest()
+    hashing = _NODE.copy()
+    hashing.update(left + right)
+    return hashing.digest()
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
@@ -40,7 +46,7 @@ def levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
     found = [list(leaves)]
     while len(found[-1]) > 1:
         level = found[-1]
-        pairs = [hashlib.sha256(b"\x01" + level[n] + level[n + 1]).digest() for n in range(0, len(level) - 1, 2)]
+        pairs = [node_hash(level[n], level[n + 1]) for n in range(0, len(level) - 1, 2)]
         found.append(pairs + level[len(level) - len(level) % 2 :])
     return found
 

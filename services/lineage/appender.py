@@ -12,7 +12,7 @@ from chassis.clock import Clock
 from chassis.errors import AlreadyExists, Conflict, FieldViolation, InvalidArgument, LinealError
 from chassis.records import to_timestamp
 from lineal.api.lineage.v1.lineage_service_pb2 import AppendEventsRequest, AppendEventsResponse
-from lineal.api.lineage.v1.record_pb2 import EventRecord
+from lineal.api.lineage.v1.record_pb2 import EventRecord, NewEvent
 from lineal.merkle import Growing, Node, leaf_hash
 from services.lineage.store_writer import EventIdThere, StoreWriter
 from services.lineage.tables import Stored
@@ -42,6 +42,7 @@ class Append:
     """An append that may be right: `event_ids` are its events' ids as UUIDs are written, `keys` as they are stored."""
 
     request: AppendEventsRequest
+    events: list[NewEvent]
     traceparent: str
     request_id: str
     event_ids: list[str]
@@ -51,16 +52,18 @@ class Append:
 def checked(request: AppendEventsRequest, traceparent: str, max_event_bytes: int) -> Append:
     """Refuse an append that can never be right, with AppendInvalid."""
     violations = []
+    # A list, since the request makes each of its events an object again whenever it is asked for them.
+    events = list(request.events)
     ((request_id, _),) = _uuids([request.request_id])
     if not request_id:
         violations.append(FieldViolation("request_id", "must be a UUID"))
     if not 0 < len(request.stream) <= 512:
         violations.append(FieldViolation("stream", "must have 1 to 512 characters, as in `dataset/flights`"))
-    if not 0 < len(request.events) <= _MAX_EVENTS:
+    if not 0 < len(events) <= _MAX_EVENTS:
         violations.append(FieldViolation("events", f"must be 1 to {_MAX_EVENTS} events"))
-    ids = _uuids([event.event_id for event in request.events])
+    ids = _uuids([event.event_id for event in events])
     event_ids, keys = [written for written, _ in ids], [key for _, key in ids]
-    for n, event in enumerate(request.events):
+    for n, event in enumerate(events):
         if not event_ids[n]:
             violations.append(FieldViolation(f"events[{n}].event_id", "must be a UUID"))
         if not event.type:
@@ -77,7 +80,7 @@ def checked(request: AppendEventsRequest, traceparent: str, max_event_bytes: int
         violations.append(FieldViolation("events", "must have different event ids"))
     if violations:
         raise AppendInvalid("the append is not valid", violations)
-    return Append(request, traceparent, request_id, event_ids, keys)
+    return Append(request, events, traceparent, request_id, event_ids, keys)
 
 
 def _uuids(values: Sequence[str]) -> list[tuple[str, bytes]]:
@@ -178,7 +181,7 @@ def _repeated(group: _Group, append: Append) -> AppendEventsResponse:
     found = [EventRecord.FromString(group.existing[key]) for key in append.keys if key in group.existing]
     same = len(found) == len(append.keys) and all(
         (old.stream, old.type, old.payload) == (request.stream, new.type, new.payload)
-        for old, new in zip(found, request.events, strict=True)
+        for old, new in zip(found, append.events, strict=True)
     )
     if not same:
         raise EventIdTaken(
@@ -207,7 +210,10 @@ def _added(group: _Group, append: Append, revision: int) -> AppendEventsResponse
         traceparent=append.traceparent,
     )
     other_time = False
-    for event, event_id, key in zip(request.events, append.event_ids, append.keys, strict=True):
+    # Reading a field or a name again costs as much as hashing; this runs for every event there is.
+    add, grow, keep = response.events.add, group.growing.add, group.records.append
+    recorded = group.recorded
+    for event, event_id, key in zip(append.events, append.event_ids, append.keys, strict=True):
         position += 1
         revision += 1
         record.position = position
@@ -222,10 +228,14 @@ def _added(group: _Group, append: Append, revision: int) -> AppendEventsResponse
         # Without maps in it a message has the same bytes each time.
         stored = record.SerializeToString()
         leaf = leaf_hash(stored)
+        if completed := grow(leaf, TILE_LEVELS):
+            group.nodes += completed
+        keep(Stored(position, stream, revision, key, kind, recorded, stored, leaf))
         group.existing[key] = stored
-        group.nodes += group.growing.add(leaf, TILE_LEVELS)
-        group.records.append(Stored(position, stream, revision, key, kind, group.recorded, stored, leaf))
-        response.events.add(event_id=event_id, position=position, revision=revision)
+        appended = add()
+        appended.event_id = event_id
+        appended.position = position
+        appended.revision = revision
     group.head = position
     group.revisions[stream] = revision
     return response

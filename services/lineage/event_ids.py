@@ -7,8 +7,8 @@ ids wait, so nothing depends on memory.
 """
 
 import sqlite3
-from collections.abc import Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Select, bindparam, column, select, table, union_all
@@ -25,14 +25,18 @@ _WAITING = "SELECT event_id, position FROM events WHERE position > (SELECT posit
 # Part of a shelf may have been written before a restart.
 _INSERT = "INSERT OR IGNORE INTO event_ids (event_id, position) VALUES "
 _THROUGH = "UPDATE event_ids_through SET position = ?"
-# So many ids wait; 8 MiB. A start reads at most about four times as many, since shelves grow while others are written.
+# So many ids wait; with those that are in the index already and not forgotten yet about 20 MiB. A start reads at most about
+# four times as many, since shelves grow while others are written.
 _MOST_WAITING = 32_768
 # Ids that one commit writes at most, and a statement: each gives up the interpreter's lock and has to win it back.
 _MOST_WRITTEN = 2048
-_ROWS_AT_ONCE = 256
-_ASKED_AT_ONCE = 128
-_EXISTING = f"SELECT event_id, position FROM event_ids WHERE event_id IN ({', '.join('?' * _ASKED_AT_ONCE)})"
+_ROWS_AT_ONCE = 512
+# A statement asks for a multiple of so many ids, the last one again and again: so there are few, and they stay prepared.
+_ASKED, _ASKED_AT_ONCE = 128, 512
+_EXISTING = "SELECT event_id, position FROM event_ids WHERE event_id IN "
 _SHELVES = 256
+# An id may have come just after its shelf was taken, so it is written in the next round.
+_ROUNDS = 2
 
 
 def position_of(key: str) -> Select[Any]:
@@ -45,62 +49,72 @@ def position_of(key: str) -> Select[Any]:
 
 
 class EventIds:
-    """Where each event id lies, for the connection that writes; `write` belongs into its transactions. Blocking."""
+    """Where each event id lies, for the connection that writes; `write` belongs into its transactions. Blocking.
+
+    Shelves are written round after round. What came during a round is forgotten as a whole once all that was on the
+    shelves at its end is in the index, which takes one more round.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         for statement in _CREATE:
             connection.execute(statement)
-        self._waiting: dict[bytes, int] = {}
-        self._shelves: list[list[bytes]] = [[] for _ in range(_SHELVES)]
-        for key, position in connection.execute(_WAITING):
-            self._wait(key, position)
-        self._newest = max(self._waiting.values(), default=0)
+        waiting = dict(connection.execute(_WAITING))
+        self._newest = max(waiting.values(), default=0)
+        self._shelves: list[list[tuple[bytes, int]]] = [[] for _ in range(_SHELVES)]
+        self._shelve(waiting.items())
+        self._waiting = len(waiting)
         # The last shelf that was taken, and what is left of it, in order, without ids that came since.
         self._shelf = -1
-        self._open: list[bytes] = []
-        # Events up to here have their ids in the index once the last shelf is written.
-        self._through = self._newest
+        self._open: list[tuple[bytes, int]] = []
+        # What came in each round, the newest last, and the newest event at its beginning.
+        self._rounds: list[dict[bytes, int]] = [waiting]
+        self._begun = [self._newest]
+        # How much of what is open belongs to the round that has ended.
+        self._left = 0
 
     def positions(self, keys: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of those ids that are there."""
-        found = {key: self._waiting[key] for key in keys if key in self._waiting}
+        found = {key: ids[key] for ids in self._rounds for key in ids.keys() & keys}
         for start in range(0, len(keys), _ASKED_AT_ONCE):
             asked = list(keys[start : start + _ASKED_AT_ONCE])
-            # The last one fills up, so that there is but one statement and it stays prepared.
-            asked += asked[-1:] * (_ASKED_AT_ONCE - len(asked))
-            found.update(self._connection.execute(_EXISTING, asked))
+            asked += asked[-1:] * (-len(asked) % _ASKED)
+            found.update(self._connection.execute(f"{_EXISTING}({', '.join('?' * len(asked))})", asked))
         return found
 
     def write(self) -> int:
         """Write as many ids into the index as wait too many; return how many, for `committed`."""
-        many = min(len(self._waiting) - _MOST_WAITING, _MOST_WRITTEN)
+        many = max(min(self._waiting - _MOST_WAITING, _MOST_WRITTEN), 0)
         while len(self._open) < many:
             self._open_shelf()
         for start in range(0, many, _ROWS_AT_ONCE):
-            keys = self._open[start : min(start + _ROWS_AT_ONCE, many)]
-            rows = ((key, self._waiting[key]) for key in keys)
-            self._connection.execute(_INSERT + ", ".join(["(?, ?)"] * len(keys)), list(chain.from_iterable(rows)))
-        return max(many, 0)
+            rows = self._open[start : min(start + _ROWS_AT_ONCE, many)]
+            self._connection.execute(_INSERT + ", ".join(["(?, ?)"] * len(rows)), list(chain.from_iterable(rows)))
+        if len(self._rounds) > _ROUNDS and many >= self._left:
+            self._connection.execute(_THROUGH, (self._begun[-_ROUNDS],))
+        return many
 
     def committed(self, written: int, records: Sequence[Stored]) -> None:
         """Take note of what is durable now: so many ids written, and new events."""
-        for key in islice(self._open, written):
-            del self._waiting[key]
         del self._open[:written]
-        for new in records:
-            self._wait(new.event_id, new.position)
+        self._left -= written
+        if self._left <= 0:
+            del self._rounds[:-_ROUNDS], self._begun[:-_ROUNDS]
+        new = [(record.event_id, record.position) for record in records]
+        self._rounds[-1].update(new)
+        self._shelve(new)
+        self._waiting += len(new) - written
         self._newest = records[-1].position
 
-    def _wait(self, key: bytes, position: int) -> None:
-        self._waiting[key] = position
-        self._shelves[key[0]].append(key)
+    def _shelve(self, ids: Iterable[tuple[bytes, int]]) -> None:
+        for one in ids:
+            self._shelves[one[0][0]].append(one)
 
     def _open_shelf(self) -> None:
-        """Take the next shelf; all that was taken before is written by the transaction that this is in."""
         self._shelf += 1
         if self._shelf == _SHELVES:
-            self._connection.execute(_THROUGH, (self._through,))
-            self._shelf, self._through = 0, self._newest
+            self._shelf, self._left = 0, len(self._open)
+            self._rounds.append({})
+            self._begun.append(self._newest)
         self._open += sorted(self._shelves[self._shelf])
         self._shelves[self._shelf] = []

@@ -41,10 +41,10 @@ _RECORD = "SELECT record FROM events WHERE position = ?"
 _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES "
 _VALUES = "(?, ?, ?, ?, ?, ?, ?, ?)"
 # Each statement gives up the interpreter's lock and has to win it back, so rows share one.
-_ROWS_AT_ONCE = 200
+_ROWS_AT_ONCE = 400
 # The index of event ids is asked all over: 32 MiB hold that of a million.
 _CACHE = "PRAGMA cache_size=-32768"
-_INSERT_NODE = 'INSERT INTO tree_nodes (level, "index", hash) VALUES (?, ?, ?)'
+_INSERT_NODES = 'INSERT INTO tree_nodes (level, "index", hash) VALUES '
 
 _PG_REVISIONS = "SELECT stream, max(revision) FROM events WHERE stream = ANY(%s) GROUP BY stream"
 _PG_EXISTING = "SELECT event_id, position, record FROM events WHERE event_id = ANY(%b)"
@@ -211,7 +211,10 @@ class SqliteWriter:
                 rows = records[start : start + _ROWS_AT_ONCE]
                 statement = _INSERT + ", ".join([_VALUES] * len(rows))
                 self._raw.execute(statement, list(chain.from_iterable(rows)))
-            self._raw.executemany(_INSERT_NODE, [(node.level, node.index, value) for node, value in completed])
+            for start in range(0, len(completed), _ROWS_AT_ONCE):
+                nodes = completed[start : start + _ROWS_AT_ONCE]
+                values = [value for node, digest in nodes for value in (node.level, node.index, digest)]
+                self._raw.execute(_INSERT_NODES + ", ".join(["(?, ?, ?)"] * len(nodes)), values)
             self._raw.execute("COMMIT")
         except BaseException as error:
             # An error of the disk may have rolled back already.

@@ -205,10 +205,9 @@ class Writer:
         except DiskFull as full:
             answers, records = [full] * len(group), []
         if records:
-            async with self._grown:
-                self.tail.extend(records)
-                self.head = appender.head
-                self._grown.notify_all()
+            self.tail.extend(records)
+            self.head = appender.head
+        # Those that wait for an answer go first: their next appends are on the way while subscribers are told.
         for pending, answer in zip(group, answers, strict=True):
             if pending.answer.done():
                 continue
@@ -216,6 +215,9 @@ class Writer:
                 pending.answer.set_exception(answer)
             else:
                 pending.answer.set_result(answer)
+        if records:
+            async with self._grown:
+                self._grown.notify_all()
 
     async def _call(self, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
