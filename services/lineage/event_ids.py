@@ -31,7 +31,7 @@ _MOST_WAITING = 32_768
 # Ids that one commit writes at most, and a statement: each gives up the interpreter's lock and has to win it back.
 _MOST_WRITTEN = 2048
 _ROWS_AT_ONCE = 512
-# A statement asks for a multiple of so many ids, the last one again and again: so there are few, and they stay prepared.
+# Statements ask for a multiple of so many ids, the last one again and again: so there are few, and they stay prepared.
 _ASKED, _ASKED_AT_ONCE = 128, 512
 _EXISTING = "SELECT event_id, position FROM event_ids WHERE event_id IN "
 _SHELVES = 256
