@@ -25,8 +25,8 @@ _WAITING = "SELECT event_id, position FROM events WHERE position > (SELECT posit
 # Part of a shelf may have been written before a restart.
 _INSERT = "INSERT OR IGNORE INTO event_ids (event_id, position) VALUES "
 _THROUGH = "UPDATE event_ids_through SET position = ?"
-# So many ids wait; with those that are in the index already and not forgotten yet about 20 MiB. A start reads at most about
-# four times as many, since shelves grow while others are written.
+# So many ids wait; with those that are in the index already and not forgotten yet about 20 MiB. A start reads at most
+# about four times as many, since shelves grow while others are written.
 _MOST_WAITING = 32_768
 # Ids that one commit writes at most, and a statement: each gives up the interpreter's lock and has to win it back.
 _MOST_WRITTEN = 2048
