@@ -14,6 +14,7 @@ from chassis.clock import Clock, SystemClock
 from chassis.database_inspection import Inspection
 from chassis.events import EventLog
 from chassis.health import Check, Health
+from chassis.interceptors import Methods
 from chassis.log import LineageLog
 from chassis.metrics_page import Family, gauge
 from chassis.projection import Projection, ProjectionRunner
@@ -31,7 +32,7 @@ T = TypeVar("T")
 class Harness:
     """The parts that every service has, and the places to hang its own on."""
 
-    def __init__(self, name: str, settings: ServiceSettings, telemetry: Telemetry, server: grpc.aio.Server) -> None:
+    def __init__(self, name: str, settings: ServiceSettings, telemetry: Telemetry, methods: Methods) -> None:
         self.name = name
         self.settings = settings
         self.telemetry = telemetry
@@ -42,7 +43,7 @@ class Harness:
         self.services: list[str] = []
         self.tasks: dict[str, Callable[[], Awaitable[None]]] = {}
         self.stack = AsyncExitStack()
-        self._server = server
+        self._methods = methods
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._artifacts: ArtifactStore | None = None
         self._log: EventLog | None = None
@@ -71,7 +72,7 @@ class Harness:
 
     def add_servicer(self, add_to_server: Callable[[Any, Any], None], servicer: Any, full_name: str) -> None:
         """Offer a gRPC service, for example `add_XServicer_to_server, servicer, "lineal.api.x.v1.XService"`."""
-        add_to_server(servicer, self._server)
+        add_to_server(servicer, self._methods)
         self.services.append(full_name)
         self.health.add_service(full_name)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -18,28 +18,38 @@ Handler = Any
 Context = Any
 
 
-class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Give every RPC its context, telemetry and error mapping, and unary ones a deadline."""
+class Methods(grpc.GenericRpcHandler):
+    """The RPCs of a server: each gets its context, telemetry and error mapping, and unary ones a deadline.
+
+    Stands where generated code expects the server, so that what is around a handler is put there once and not, as an
+    interceptor does, with every call.
+    """
 
     def __init__(self, telemetry: Telemetry, deadline_seconds: float) -> None:
         self._telemetry = telemetry
         self._deadline = deadline_seconds
-        self._wrapped: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._others: list[grpc.GenericRpcHandler] = []
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Return the handler, wrapped."""
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Offer the methods of a service."""
+        for name, handler in method_handlers.items():
+            method = f"/{service_name}/{name}"
+            self._handlers[method] = self._wrap(handler, method)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Offer what these find for methods that no service has."""
+        self._others += generic_rpc_handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """Return the handler of a method, None where there is none."""
         method = handler_call_details.method
-        if method not in self._wrapped:
-            handler = await continuation(handler_call_details)
-            # Unknown methods are not kept, or strangers could fill the memory with their names.
-            if handler is None:
-                return None
-            self._wrapped[method] = self._wrap(handler, method)
-        return self._wrapped[method]
+        if method in self._handlers:
+            return self._handlers[method]
+        # What they find is not kept, or strangers could fill the memory with names.
+        found = (handler for other in self._others if (handler := other.service(handler_call_details)) is not None)
+        handler = next(found, None)
+        return None if handler is None else self._wrap(handler, method)
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
         coders = handler.request_deserializer, handler.response_serializer

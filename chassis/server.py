@@ -23,7 +23,7 @@ import uvloop
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 
 from chassis.harness import Harness
-from chassis.interceptors import ServerInterceptor
+from chassis.interceptors import Methods
 from chassis.metrics_server import metrics_server
 from chassis.projection_places import places_for
 from chassis.settings import ServiceSettings
@@ -138,8 +138,9 @@ async def _running(
     name: str, settings: ServiceSettings, build: Build, telemetry: Telemetry
 ) -> AsyncIterator[RunningServer]:
     _check_bind(settings)
+    methods = Methods(telemetry, settings.deadline_seconds)
     server = grpc.aio.server(
-        interceptors=[ServerInterceptor(telemetry, settings.deadline_seconds)],
+        handlers=[methods],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         options=[
             # Two processes on one port share its calls, which only some are made for.
@@ -151,12 +152,12 @@ async def _running(
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    harness = Harness(name, settings, telemetry, server)
+    harness = Harness(name, settings, telemetry, methods)
     running = RunningServer("", harness, asyncio.get_running_loop().create_future())
     async with harness.stack:
         await build(harness)
-        health_pb2_grpc.add_HealthServicer_to_server(harness.health.servicer, server)
-        _reflect(harness, server)
+        health_pb2_grpc.add_HealthServicer_to_server(harness.health.servicer, methods)
+        _reflect(harness, methods)
         await harness.health.begin()
         port = server.add_insecure_port(settings.address(settings.port))
         running.address = settings.address(port)
@@ -194,13 +195,14 @@ async def _watched(name: str, factory: Callable[[], Awaitable[None]], running: R
             running.failed.set_result(error)
 
 
-def _reflect(harness: Harness, server: grpc.aio.Server) -> None:
+def _reflect(harness: Harness, methods: Methods) -> None:
     if not harness.settings.dev:
         return
     # Imported here because it lists every method to anyone who asks: nothing of it is in a process that is not in dev.
-    from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+    from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc  # type: ignore[import-untyped]
 
-    reflection.enable_server_reflection([*harness.services, _HEALTH_SERVICE, reflection.SERVICE_NAME], server)
+    names = [*harness.services, _HEALTH_SERVICE, reflection.SERVICE_NAME]
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), methods)
 
 
 def _check_bind(settings: ServiceSettings) -> None:

@@ -9,7 +9,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from chassis.errors import Unavailable
-from chassis.interceptors import ServerInterceptor
+from chassis.interceptors import Methods
 from chassis.settings import ServiceSettings
 from chassis.telemetry import Telemetry
 
@@ -35,11 +35,10 @@ async def standing_by(settings: ServiceSettings, telemetry: Telemetry, why: str)
     """Listen on the service's address within the block and refuse, telling why; yield the address."""
     servicer = health.aio.HealthServicer()
     await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    server = grpc.aio.server(
-        interceptors=[ServerInterceptor(telemetry, settings.deadline_seconds)], options=[("grpc.so_reuseport", 0)]
-    )
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    server.add_generic_rpc_handlers((_Refusal(why),))
+    methods = Methods(telemetry, settings.deadline_seconds)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, methods)
+    methods.add_generic_rpc_handlers((_Refusal(why),))
+    server = grpc.aio.server(handlers=[methods], options=[("grpc.so_reuseport", 0)])
     port = server.add_insecure_port(settings.address(settings.port))
     await server.start()
     try:
