@@ -20,6 +20,7 @@ NEVER = 2**62
 Lots = npt.NDArray[np.uint64]
 # Lots are below this.
 LOTS = 2**64
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[str | None]:
@@ -30,12 +31,8 @@ def encode(columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[str | None]:
 def encode_plain(lists: Sequence[Sequence[object]]) -> list[str | None]:
     """Return the key of each row, of columns as `plain` returns them."""
     if len(lists) == 1:
-        dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-        return [None if value is None else f"[{dumps(value)}]" for value in lists[0]]
-    return [
-        None if None in values else json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-        for values in zip(*lists, strict=True)
-    ]
+        return [None if value is None else f"[{_encoded(value)}]" for value in lists[0]]
+    return [None if None in values else _encoded(values) for values in zip(*lists, strict=True)]
 
 
 def lots(columns: Sequence[pa.Array | pa.ChunkedArray], drawn_for: str = "") -> Lots:

@@ -245,17 +245,20 @@ class Features:
 
     async def online_features(self, request: api.GetOnlineFeaturesRequest) -> api.GetOnlineFeaturesResponse:
         """Return the view features of a feature set for entities as of each row's cut-off."""
-        prepared = await self._prepare(request.feature_set, request.feature_set_version, request.min_position)
+        prepared = self._prepared.get((request.feature_set, request.feature_set_version))
+        if prepared is None:
+            prepared = await self._prepare(request.feature_set, request.feature_set_version, request.min_position)
         cutoffs = list(request.cutoff_micros)
         rows = tabular_columns.length(request.entities[0]) if request.entities else len(cutoffs)
         if len(cutoffs) not in (1, rows) or not cutoffs:
             what = FieldViolation("cutoff_micros", f"give one cut-off for all rows or {rows}, one per row")
             raise RequestInvalid(f"{len(cutoffs)} cut-offs for {rows} rows", [what])
-        await self._online.wait_for(request.min_position)
         # Quicker than the way to another thread and into the database.
-        held = recall(prepared, self._cache, self._online.still, request.entities, cutoffs, rows)
-        if held is not None:
-            return held
+        if request.min_position <= self._online.position:
+            held = recall(prepared, self._cache, self._online.still, request.entities, cutoffs, rows)
+            if held is not None:
+                return held
+        await self._online.wait_for(request.min_position)
         response, position = await self._online.read(
             lambda store: answer(prepared, store, self._cache, request.entities, cutoffs, rows)
         )
@@ -302,8 +305,6 @@ class Features:
         return await asyncio.to_thread(parity.compared, request.served, registered, declared, tables)
 
     async def _prepare(self, name: str, version: str, min_position: int) -> Prepared:
-        if (name, version) in self._prepared:
-            return self._prepared[name, version]
         registered = await self.feature_set(name, version, min_position)
         key = name, registered.version
         if key not in self._prepared:
