@@ -12,6 +12,7 @@ import grpc
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -39,6 +40,9 @@ _UNTRACED = "/grpc.health.v1.Health/"
 _SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 # What is kept back of a deadline when it is passed on, so that this service can still answer in time.
 _MARGIN_SECONDS = 0.02
+
+# A call that is served begins with no context but what it came with.
+_NOTHING = Context()
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -72,7 +76,7 @@ class ServerCall:
     A class, since generators for each part would take longer than the parts.
     """
 
-    __slots__ = ("_active", "_call", "_name", "_start", "_telemetry", "_tokens")
+    __slots__ = ("_active", "_call", "_name", "_start", "_telemetry", "_token")
 
     def __init__(self, telemetry: Telemetry, method: str, metadata: Metadata, seconds: float | None) -> None:
         values = {key: value for key, value in metadata if isinstance(value, str)}
@@ -83,12 +87,12 @@ class ServerCall:
         span: Span = trace.INVALID_SPAN
         if not method.startswith(_UNTRACED):
             self._name = name = method[1:]
-            parent = _PROPAGATOR.extract(values) if TRACEPARENT in values else None
+            parent = _PROPAGATOR.extract(values, _NOTHING) if TRACEPARENT in values else _NOTHING
             known = {"rpc.system.name": "grpc", "rpc.method": name, "lineal.correlation_id": who.correlation_id}
             span = telemetry.calls.start(name, parent, SpanKind.SERVER, known)
         self._call = Call(method, span)
-        self._tokens = enter_call(who, seconds, values.get(TRACEPARENT, ""))
-        self._active = otel_context.attach(trace.set_span_in_context(span))
+        self._token = enter_call(who, seconds, values.get(TRACEPARENT, ""))
+        self._active = otel_context.attach(trace.set_span_in_context(span, _NOTHING))
 
     def __enter__(self) -> Call:
         return self._call
@@ -101,7 +105,7 @@ class ServerCall:
             self._telemetry.server_duration.record(seconds, self._name, call.code, _traced(call.span))
         otel_context.detach(self._active)
         call.span.end()
-        leave_call(self._tokens)
+        leave_call(self._token)
 
 
 def failed(call: Call, error: BaseException) -> Status:

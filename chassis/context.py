@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from chassis.errors import DeadlinePassed
 from chassis.ids import random_uuid
@@ -28,69 +29,68 @@ class Caller:
     causation_id: str = ""
 
 
-_caller: ContextVar[Caller | None] = ContextVar("lineal_caller", default=None)
-_deadline: ContextVar[float | None] = ContextVar("lineal_deadline", default=None)
-_traceparent: ContextVar[str] = ContextVar("lineal_traceparent", default="")
+class Current(NamedTuple):
+    """What is known of the call that is served now: who causes it, its deadline on the monotonic clock, its trace."""
+
+    caller: Caller | None = None
+    deadline: float | None = None
+    traceparent: str = ""
 
 
-CallTokens = tuple[Token[Caller | None], Token[float | None], Token[str]]
+_NO_CALL = Current()
+# One for all, since every RPC sets them.
+_current: ContextVar[Current] = ContextVar("lineal_current", default=_NO_CALL)
 
 
 def caller() -> Caller:
     """Return who causes what happens now; outside a call a stranger with a new correlation id."""
-    return _caller.get() or Caller()
+    return _current.get().caller or Caller()
 
 
 @contextmanager
 def acting_as(who: Caller) -> Iterator[Caller]:
     """Act on behalf of somebody within a block."""
-    token = _caller.set(who)
+    token = _current.set(_current.get()._replace(caller=who))
     try:
         yield who
     finally:
-        _caller.reset(token)
+        _current.reset(token)
 
 
 def time_left() -> float | None:
     """Return the seconds until the deadline of the current call, None without one."""
-    deadline = _deadline.get()
+    deadline = _current.get().deadline
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def check_deadline() -> None:
     """Raise DeadlinePassed when the deadline of the current call has passed, so that nothing is done in vain."""
-    deadline = _deadline.get()
+    deadline = _current.get().deadline
     if deadline is not None and time.monotonic() >= deadline:
         raise DeadlinePassed("the deadline of the call has passed; give it more time, or ask for less at once")
 
 
 def traceparent() -> str:
     """Return the trace that the current call came with, as W3C's Trace Context writes it; empty without one."""
-    return _traceparent.get()
+    return _current.get().traceparent
 
 
-def enter_call(who: Caller, seconds: float | None, trace: str) -> CallTokens:
-    """Act on behalf of somebody until `leave_call`, with a deadline and the trace that the call came with.
-
-    All at once and without a block of its own for each, since every RPC passes here.
-    """
-    deadline = None if seconds is None else time.monotonic() + seconds
-    return _caller.set(who), _deadline.set(deadline), _traceparent.set(trace)
+def enter_call(who: Caller, seconds: float | None, trace: str) -> Token[Current]:
+    """Act on behalf of somebody until `leave_call`, with a deadline and the trace that the call came with."""
+    return _current.set(Current(who, None if seconds is None else time.monotonic() + seconds, trace))
 
 
-def leave_call(tokens: CallTokens) -> None:
+def leave_call(token: Token[Current]) -> None:
     """Be who was there before."""
-    who, deadline, trace = tokens
-    _caller.reset(who)
-    _deadline.reset(deadline)
-    _traceparent.reset(trace)
+    _current.reset(token)
 
 
 @contextmanager
 def deadline_in(seconds: float | None) -> Iterator[None]:
     """Give the calls made within a block a deadline; None lifts it."""
-    token = _deadline.set(None if seconds is None else time.monotonic() + seconds)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    token = _current.set(_current.get()._replace(deadline=deadline))
     try:
         yield
     finally:
-        _deadline.reset(token)
+        _current.reset(token)

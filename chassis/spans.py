@@ -45,7 +45,9 @@ class CallSpans:
     def start(self, name: str, parent: Context | None, kind: SpanKind, attributes: dict[str, Any]) -> Span:
         """Start a span under the one of a context, None for the current one. It takes the attributes over."""
         ids = self.provider.id_generator
-        above: SpanContext | None = get_current_span(parent).get_span_context()
+        above: SpanContext | None = None
+        if parent is None or parent:
+            above = get_current_span(parent).get_span_context()
         if above is None or not above.is_valid:
             above = None
             trace_id = ids.generate_trace_id()
