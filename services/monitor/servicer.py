@@ -1,23 +1,31 @@
 """Monitor's RPCs: request in, application call, response out."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pyarrow as pa
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from chassis.errors import FieldViolation, InvalidArgument
 from chassis.past import AsOf
 from lineal.api.monitor.v1 import contest_service_pb2 as contest_api
 from lineal.api.monitor.v1 import monitor_service_pb2 as api
 from lineal.api.monitor.v1.contest_service_pb2_grpc import ContestServiceServicer
 from lineal.api.monitor.v1.monitor_service_pb2_grpc import MonitorServiceServicer
+from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
 from services.monitor.application import Monitor
 from services.monitor.contests import Contests
 from services.monitor.parity import Parity
+from tabular.request_records import RowsUneven, expanded
 
 Context = Any
 _PIECE_BYTES = 1 << 20
 _PIECE_RECORDS = 1_000
+
+
+class RecordInvalid(InvalidArgument):
+    """The record of a request does not make records of predictions."""
 
 
 class MonitorServicer(MonitorServiceServicer):
@@ -30,7 +38,9 @@ class MonitorServicer(MonitorServiceServicer):
     async def RecordPredictions(
         self, request: api.RecordPredictionsRequest, context: Context
     ) -> api.RecordPredictionsResponse:
-        recorded = await self._monitor.record(request.predictions, request.mirrored_scores)
+        # In a thread, since a full batch is some ten thousand rows.
+        predictions = await asyncio.to_thread(_predictions_of, request)
+        recorded = await self._monitor.record(predictions, request.mirrored_scores)
         return api.RecordPredictionsResponse(recorded=recorded)
 
     async def GetPrediction(self, request: api.GetPredictionRequest, context: Context) -> api.GetPredictionResponse:
@@ -177,6 +187,17 @@ class ContestServicer(ContestServiceServicer):
             AsOf.of(request),
         )
         return contest_api.ListContestsResponse(contests=contests, next_page_token=token)
+
+
+def _predictions_of(request: api.RecordPredictionsRequest) -> list[PredictionRecord]:
+    predictions = list(request.predictions)
+    for number, whole in enumerate(request.request_records):
+        try:
+            predictions += expanded(whole)
+        except RowsUneven as error:
+            field = f"request_records[{number}]"
+            raise RecordInvalid(f"{field}: {error}", [FieldViolation(field, str(error))]) from error
+    return predictions
 
 
 def _range(

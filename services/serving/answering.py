@@ -1,12 +1,11 @@
 """What is answered and recorded of scored rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from opentelemetry import trace
 
-from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
+from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord, RequestRecord, RowTexts
 from lineal.api.registry.v1.endpoint_pb2 import ArmRole
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
 from lineal.api.tabular.v1.flags_pb2 import GuardState, RowFlags
@@ -24,12 +23,8 @@ ROLES = {
 }
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The vectors of rows as Python's own lists: messages and guards take their values several times as fast."""
-
-    numbers: list[list[float]]
-    texts: list[list[str]]
+# So many rows lie in one message, since a message must not grow with the largest request.
+_RECORD_ROWS = 1_000
 
 
 def flags_of(findings: Sequence[Finding]) -> list[RowFlags]:
@@ -72,72 +67,84 @@ def answer_of(
 
 def records_of(
     scored: Scored,
-    listed: Listed,
     request: Request,
     answer: PredictResponse,
     now: datetime,
     latency: int,
     *,
     champion_instead: bool,
-) -> list[PredictionRecord]:
-    """Return a record per row; `latency` is in microseconds."""
+) -> list[RequestRecord]:
+    """Return the record of a request, in parts of so many rows; `latency` is in microseconds."""
     bundle = scored.scorer.bundle
-    given = list(
+    common = common_of(request, answer, now, latency)
+    common.fallback = champion_instead
+    common.given_columns.extend(
         dict.fromkeys(
             column.name
             for column in (*bundle.columns, *bundle.inputs)
             if column.source != "request" and column.name in request.columns
         )
     )
-    micros = int(now.timestamp() * 1e6)
-    decisions = answer.decisions or [0] * request.rows
-    raw = scored.raw_of(decisions).tolist()
-    classes = len(bundle.classes)
-    flags = {each.row: each for each in answer.flags}
-    return [
-        PredictionRecord(
-            prediction_id=answer.prediction_ids[row],
-            endpoint=request.endpoint,
-            generation=answer.generation,
-            arm=answer.arm,
-            bundle_digest=answer.bundle_digest,
-            unit=request.routing_key,
-            event_time_micros=request.event_time_micros[row],
-            answer_time_micros=micros,
-            raw_score=raw[row],
-            score=answer.scores[row],
-            decision=decisions[row],
-            numeric_values=listed.numbers[row],
-            categorical_values=listed.texts[row],
-            feature_position=answer.feature_position,
-            entities=entities,
-            label_key=label_key,
-            trace_id=answer.trace_id,
-            latency_micros=latency,
-            fallback=champion_instead,
-            given_columns=given,
-            inputs=recorded(scored.taken, row),
-            class_scores=answer.class_scores[row * classes : (row + 1) * classes] if classes else None,
-            guard=answer.guard,
-            flags=flags.get(row),
-        )
-        for row, (entities, label_key) in enumerate(keys_by_row(request, bundle))
-    ]
+    vectors = scored.vectors
+    raw = scored.raw_of(answer.decisions).tolist()
+    records = []
+    for whole in parts_of(request, answer, common, bundle):
+        rows = slice(whole.first_row, whole.first_row + len(whole.scores))
+        whole.raw_scores.extend(raw[rows])
+        whole.numeric_values.extend(vectors.numeric[rows].reshape(-1).tolist())
+        whole.categorical_values.extend(vectors.categorical[rows].reshape(-1).tolist())
+        if scored.taken:
+            for row in range(rows.start, rows.stop):
+                whole.inputs.extend(recorded(scored.taken, row))
+        records.append(whole)
+    return records
 
 
-def keys_by_row(request: Request, bundle: Bundle | None) -> list[tuple[dict[str, str], str]]:
-    """Return the entity keys and the label key that each row brings, for what a bundle takes of them."""
-    if bundle is None:
-        return [({}, "")] * request.rows
-    entities = _texts(request, bundle.entity_columns)
-    labels = _texts(request, bundle.label_key) if all(key in request.columns for key in bundle.label_key) else {}
-    return [
-        (
-            {name: values[row] for name, values in entities.items()},
-            LABEL_KEY_SEPARATOR.join(labels[key][row] for key in bundle.label_key) if labels else "",
+def common_of(request: Request, answer: PredictResponse, now: datetime, latency: int) -> PredictionRecord:
+    """Return what the records of all rows of an answer have alike; `latency` is in microseconds."""
+    return PredictionRecord(
+        endpoint=request.endpoint,
+        generation=answer.generation,
+        arm=answer.arm,
+        bundle_digest=answer.bundle_digest,
+        unit=request.routing_key,
+        answer_time_micros=int(now.timestamp() * 1e6),
+        feature_position=answer.feature_position,
+        trace_id=answer.trace_id,
+        latency_micros=latency,
+        guard=answer.guard,
+        fallback_cause=answer.fallback_cause,
+    )
+
+
+def parts_of(
+    request: Request, answer: PredictResponse, common: PredictionRecord, bundle: Bundle | None
+) -> Iterable[RequestRecord]:
+    """Yield what is recorded of any answer, in parts of so many rows, with the keys that a bundle takes of each row."""
+    entities = _texts(request, bundle.entity_columns) if bundle else {}
+    label_keys = _label_keys(request, bundle.label_key) if bundle else []
+    classes = len(answer.class_scores) // request.rows
+    for start in range(0, request.rows, _RECORD_ROWS):
+        rows = slice(start, start + _RECORD_ROWS)
+        yield RequestRecord(
+            request_id=request.request_id,
+            first_row=start,
+            common=common,
+            event_time_micros=request.event_time_micros[rows],
+            scores=answer.scores[rows],
+            decisions=answer.decisions[rows],
+            entities=[RowTexts(column=name, values=values[rows]) for name, values in entities.items()],
+            label_keys=label_keys[rows],
+            class_scores=answer.class_scores[start * classes : rows.stop * classes],
+            flags=[each for each in answer.flags if rows.start <= each.row < rows.stop],
         )
-        for row in range(request.rows)
-    ]
+
+
+def _label_keys(request: Request, names: tuple[str, ...]) -> list[str]:
+    if not names or not all(name in request.columns for name in names):
+        return []
+    texts = _texts(request, names)
+    return [LABEL_KEY_SEPARATOR.join(values) for values in zip(*(texts[name] for name in names), strict=True)]
 
 
 def _texts(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]:

@@ -8,10 +8,10 @@ from opentelemetry import trace
 
 from chassis.context import time_left
 from chassis.errors import LinealError
-from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord
+from lineal.api.monitor.v1.prediction_pb2 import RequestRecord
 from lineal.api.registry.v1.endpoint_pb2 import Endpoint, Fallback
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
-from services.serving.answering import keys_by_row
+from services.serving.answering import common_of, parts_of
 from services.serving.arms import EndpointSuspended, NoChampion
 from services.serving.loader import BundleUnloadable
 from services.serving.request import Request
@@ -58,30 +58,9 @@ def answer_of(endpoint: Endpoint, generation: int, request: Request, cause: str)
 
 def records_of(
     request: Request, answer: PredictResponse, bundle: Bundle | None, now: datetime, latency: int
-) -> list[PredictionRecord]:
-    """Return a record per row; `latency` is in microseconds.
+) -> list[RequestRecord]:
+    """Return the record of a request, in parts; `latency` is in microseconds.
 
     `bundle` is the champion's, whose keys name the rows, so that outcomes find them; None where there is none.
     """
-    micros = int(now.timestamp() * 1e6)
-    classes = len(answer.class_scores) // request.rows
-    return [
-        PredictionRecord(
-            prediction_id=answer.prediction_ids[row],
-            endpoint=request.endpoint,
-            generation=answer.generation,
-            arm=answer.arm,
-            unit=request.routing_key,
-            event_time_micros=request.event_time_micros[row],
-            answer_time_micros=micros,
-            score=answer.scores[row],
-            decision=answer.decisions[row] if answer.decisions else 0,
-            entities=entities,
-            label_key=label_key,
-            trace_id=answer.trace_id,
-            latency_micros=latency,
-            class_scores=answer.class_scores[row * classes : (row + 1) * classes],
-            fallback_cause=answer.fallback_cause,
-        )
-        for row, (entities, label_key) in enumerate(keys_by_row(request, bundle))
-    ]
+    return list(parts_of(request, answer, common_of(request, answer, now, latency), bundle))

@@ -22,7 +22,7 @@ from lineal.api.registry.v1.endpoint_pb2 import Arm, ArmRole
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
 from lineal.api.tabular.v1.flags_pb2 import RowFlags
 from services.serving import fallback
-from services.serving.answering import ROLES, Listed, answer_of, flags_of, records_of
+from services.serving.answering import ROLES, answer_of, flags_of, records_of
 from services.serving.arms import ArmTable, EndpointUnknown, LoadedArms
 from services.serving.lease import LeaseKeeper
 from services.serving.limiter import Limiter
@@ -116,13 +116,12 @@ class Predictor:
             # The request holds on to this generation, whatever happens to the arms meanwhile.
             loaded = self._arms.get(request.endpoint)
             scored, instead = await self._score_routed(loaded, request)
-            listed = Listed(scored.vectors.numeric.tolist(), scored.vectors.categorical.tolist())
-            answer = answer_of(loaded, scored, request, await self._flags(scored, listed))
+            answer = answer_of(loaded, scored, request, await self._flags(scored))
         except Exception as error:
             return self._fall_back(request, error, started)
         recording = time.perf_counter()
         latency = _micros(started, recording)
-        records = records_of(scored, listed, request, answer, self._clock.now(), latency, champion_instead=instead)
+        records = records_of(scored, request, answer, self._clock.now(), latency, champion_instead=instead)
         self._recorder.record(records, answer, strict=loaded.endpoint.strict)
         stages = {"features": scored.features_micros, "score": scored.score_micros, "record": _micros(recording)}
         self._describe(request, answer, latency, stages)
@@ -221,14 +220,17 @@ class Predictor:
             scores = await asyncio.to_thread(scorer.score, vectors)
         return Scored(arm, scorer, vectors, scores, looked_up, taken, _micros(started, assembled), _micros(assembled))
 
-    async def _flags(self, scored: Scored, listed: Listed) -> list[RowFlags] | None:
+    async def _flags(self, scored: Scored) -> list[RowFlags] | None:
         """Return what is unusual about rows; None where the bundle has no guard."""
         guard = scored.scorer.guard
         if guard is None:
             return None
-        if len(scored.vectors) < _THREAD_ROWS_COMPILED:
-            return flags_of(guard.find(scored.vectors, listed.numbers, listed.texts))
-        return flags_of(await asyncio.to_thread(guard.find, scored.vectors, listed.numbers, listed.texts))
+        vectors = scored.vectors
+        # As lists, whose values guards take several times as fast.
+        seen = vectors, vectors.numeric.tolist(), vectors.categorical.tolist()
+        if len(vectors) < _THREAD_ROWS_COMPILED:
+            return flags_of(guard.find(*seen))
+        return flags_of(await asyncio.to_thread(guard.find, *seen))
 
     async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand, seconds: float | None) -> LookedUp:
         bundle = scorer.bundle

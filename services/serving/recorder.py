@@ -4,30 +4,35 @@ import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from chassis.errors import Unavailable
 from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
-from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
+from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord, RequestRecord
 from lineal.api.serving.v1.serving_service_pb2 import EndpointCounters, PredictResponse
 from lineal.api.tabular.v1.flags_pb2 import GuardState
 from services.serving.spool import Spool, SpoolFull
+from tabular.request_records import expanded
 
 _logger = logging.getLogger(__name__)
 _BATCH_BYTES = 1 << 20
-_FRAME_ROWS = 1000
 _LINGER_SECONDS = 0.05
 _BACKOFF_SECONDS = (0.2, 2.0)
 _ANSWERS = 20_000
 # A client may repeat a request as long as this after its answer was recorded, also across a restart.
 _KEEP_SECONDS = 120.0
 
-Send = Callable[[RecordPredictionsRequest], Awaitable[None]]
+# Returns how many predictions monitor has taken.
+Send = Callable[[RecordPredictionsRequest], Awaitable[int]]
 
 
 class CannotRecord(Unavailable):
     """A strict endpoint refuses rather than leave a prediction unrecorded."""
+
+
+class RecordsNotTaken(Unavailable):
+    """Monitor has answered, but has not taken every record."""
 
 
 @dataclass
@@ -74,25 +79,21 @@ class Recorder:
         """Return the answer that a request has had, None when it is new."""
         return self._answers.get(request_id)
 
-    def record(self, records: Sequence[PredictionRecord], answer: PredictResponse, *, strict: bool) -> None:
+    def record(self, records: Sequence[RequestRecord], answer: PredictResponse, *, strict: bool) -> None:
         """Spool the records of an answer before it is sent.
 
         Raises CannotRecord on a strict endpoint when they cannot be written; elsewhere they are counted as dropped.
         """
-        counts = self._of(records[0].endpoint)
+        endpoint, rows = records[0].common.endpoint, len(answer.prediction_ids)
+        counts = self._of(endpoint)
         try:
-            self._append(
-                *(
-                    RecordPredictionsRequest(predictions=records[start : start + _FRAME_ROWS])
-                    for start in range(0, len(records), _FRAME_ROWS)
-                )
-            )
+            self._append(*(RecordPredictionsRequest(request_records=[each]) for each in records))
         except SpoolFull as error:
             if strict:
                 raise CannotRecord(f"the prediction cannot be recorded, so it is refused: {error}") from error
-            _logger.error("%d predictions of %s are not recorded: %s", len(records), records[0].endpoint, error)
-            counts.dropped += len(records)
-        counts.served += len(records)
+            _logger.error("%d predictions of %s are not recorded: %s", rows, endpoint, error)
+            counts.dropped += rows
+        counts.served += rows
         counts.tell(answer)
         self._remember(answer)
 
@@ -169,16 +170,19 @@ class Recorder:
         data = b"".join(frames)
         batch = RecordPredictionsRequest.FromString(data)
         batch.replica_id = self._replica_id
-        await self._send(batch)
-        self._sent(batch, (place[0], place[1]))
+        rows = _rows_of(batch)
+        taken = await self._send(batch)
+        if taken != rows.total():
+            raise RecordsNotTaken(f"it took {taken} of {rows.total()} predictions; monitor must be as new as serving")
+        self._sent(rows, (place[0], place[1]))
         return len(data)
 
     def _append(self, *requests: RecordPredictionsRequest) -> None:
         self._spool.append(*(request.SerializeToString() for request in requests))
         self._waiting.set()
 
-    def _sent(self, batch: RecordPredictionsRequest, place: tuple[int, int]) -> None:
-        for endpoint, count in Counter(record.endpoint for record in batch.predictions).items():
+    def _sent(self, rows: "Counter[str]", place: tuple[int, int]) -> None:
+        for endpoint, count in rows.items():
             old = min(count, self._recovered[endpoint])
             self._recovered[endpoint] -= old
             self._of(endpoint).logged += count - old
@@ -206,9 +210,9 @@ class Recorder:
                 break
             place = (place_after[0], place_after[1])
             for frame in frames:
-                records = RecordPredictionsRequest.FromString(frame).predictions
-                found.update(record.endpoint for record in records)
-                for record in records:
+                request = RecordPredictionsRequest.FromString(frame)
+                found += _rows_of(request)
+                for record in _predictions_of(request):
                     self._restore(record)
         if found:
             self._waiting.set()
@@ -235,3 +239,17 @@ class Recorder:
         if record.HasField("flags"):
             answer.flags.append(record.flags)
         self._remember(answer)
+
+
+def _rows_of(batch: RecordPredictionsRequest) -> "Counter[str]":
+    """Count the predictions of a batch by endpoint; single ones are those of a version before."""
+    rows = Counter(record.endpoint for record in batch.predictions)
+    for whole in batch.request_records:
+        rows[whole.common.endpoint] += len(whole.scores)
+    return rows
+
+
+def _predictions_of(request: RecordPredictionsRequest) -> Iterator[PredictionRecord]:
+    yield from request.predictions
+    for whole in request.request_records:
+        yield from expanded(whole)

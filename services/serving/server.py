@@ -38,8 +38,8 @@ async def build(harness: Harness) -> None:
     assert isinstance(settings, Settings)
     monitor = MonitorServiceStub(harness.channel("monitor"))
 
-    async def send(batch: RecordPredictionsRequest) -> None:
-        await monitor.RecordPredictions(batch, timeout=_RECORD_SECONDS)
+    async def send(batch: RecordPredictionsRequest) -> int:
+        return (await monitor.RecordPredictions(batch, timeout=_RECORD_SECONDS)).recorded
 
     spool = Spool(settings.service_dir / "spool", max_bytes=settings.spool_bytes)
     recorder = Recorder(settings.replica_id, spool, send)

@@ -31,6 +31,7 @@ class RecordPredictionsRequest(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     MIRRORED_SCORES_FIELD_NUMBER: _builtins.int
+    REQUEST_RECORDS_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """Replica that served them."""
     @_builtins.property
@@ -41,16 +42,21 @@ class RecordPredictionsRequest(_message.Message):
     def mirrored_scores(self) -> _containers.RepeatedCompositeFieldContainer[_prediction_pb2.MirroredScore]:
         """Scores of arms that did not answer."""
 
+    @_builtins.property
+    def request_records(self) -> _containers.RepeatedCompositeFieldContainer[_prediction_pb2.RequestRecord]:
+        """The records of whole requests, beside those above."""
+
     def __init__(
         self,
         *,
         replica_id: _builtins.str = ...,
         predictions: _abc.Iterable[_prediction_pb2.PredictionRecord] | None = ...,
         mirrored_scores: _abc.Iterable[_prediction_pb2.MirroredScore] | None = ...,
+        request_records: _abc.Iterable[_prediction_pb2.RequestRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mirrored_scores", b"mirrored_scores", "predictions", b"predictions", "replica_id", b"replica_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mirrored_scores", b"mirrored_scores", "predictions", b"predictions", "replica_id", b"replica_id", "request_records", b"request_records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -64,7 +70,9 @@ class RecordPredictionsResponse(_message.Message):
 
     RECORDED_FIELD_NUMBER: _builtins.int
     recorded: _builtins.int
-    """Records taken, those that were there already included."""
+    """Predictions taken, those that were there already included. A client that sent more keeps them: the server does not know all of
+    the request.
+    """
     def __init__(
         self,
         *,

@@ -113,6 +113,7 @@ class MonitorServiceServicer(object):
 
     def RecordPredictions(self, request, context):
         """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is.
+        INVALID_ARGUMENT for a request's record whose columns do not make rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

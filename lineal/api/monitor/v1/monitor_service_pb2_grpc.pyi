@@ -34,7 +34,9 @@ class MonitorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MonitorServiceAsyncStub: ...
     RecordPredictions: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.RecordPredictionsRequest, _monitor_service_pb2.RecordPredictionsResponse]
-    """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is."""
+    """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is.
+    INVALID_ARGUMENT for a request's record whose columns do not make rows.
+    """
     GetPrediction: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionRequest, _monitor_service_pb2.GetPredictionResponse]
     """Returns a prediction with its outcome and the segment that holds it. NOT_FOUND when it was never recorded."""
     GetPredictionProof: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionProofRequest, _monitor_service_pb2.GetPredictionProofResponse]
@@ -81,7 +83,9 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordPredictions: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.RecordPredictionsRequest, _monitor_service_pb2.RecordPredictionsResponse]  # type: ignore[assignment]
-    """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is."""
+    """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is.
+    INVALID_ARGUMENT for a request's record whose columns do not make rows.
+    """
     GetPrediction: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionRequest, _monitor_service_pb2.GetPredictionResponse]  # type: ignore[assignment]
     """Returns a prediction with its outcome and the segment that holds it. NOT_FOUND when it was never recorded."""
     GetPredictionProof: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetPredictionProofRequest, _monitor_service_pb2.GetPredictionProofResponse]  # type: ignore[assignment]
@@ -131,7 +135,9 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitor_service_pb2.RecordPredictionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitor_service_pb2.RecordPredictionsResponse, _abc.Awaitable[_monitor_service_pb2.RecordPredictionsResponse]]:
-        """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is."""
+        """Takes prediction records and answers when they are durable. A prediction id that is there already is left as it is.
+        INVALID_ARGUMENT for a request's record whose columns do not make rows.
+        """
 
     @_abc_1.abstractmethod
     def GetPrediction(

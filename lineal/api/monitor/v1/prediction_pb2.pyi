@@ -175,6 +175,134 @@ class PredictionRecord(_message.Message):
 Global___PredictionRecord: _TypeAlias = PredictionRecord  # noqa: Y015
 
 @_typing.final
+class RequestRecord(_message.Message):
+    """The rows of a request as they were answered, by column: it stands for a PredictionRecord of each row and takes a fraction of their
+    time and bytes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    COMMON_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_MICROS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    RAW_SCORES_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    NUMERIC_VALUES_FIELD_NUMBER: _builtins.int
+    CATEGORICAL_VALUES_FIELD_NUMBER: _builtins.int
+    ENTITIES_FIELD_NUMBER: _builtins.int
+    LABEL_KEYS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    CLASS_SCORES_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID of the request."""
+    first_row: _builtins.int
+    """Number of the first row in the request. Of many rows there are several of these messages."""
+    @_builtins.property
+    def common(self) -> Global___PredictionRecord:
+        """What the records of all rows have alike; the fields that the columns below are for are not set."""
+
+    @_builtins.property
+    def event_time_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Event time of each row, in microseconds since 1970-01-01 UTC."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Score of each row; there are so many rows."""
+
+    @_builtins.property
+    def raw_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Raw score of each row; none when no model has answered."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Decision of each row; none for a regression."""
+
+    @_builtins.property
+    def numeric_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Numeric values, row after row."""
+
+    @_builtins.property
+    def categorical_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Categorical values, row after row."""
+
+    @_builtins.property
+    def entities(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowTexts]:
+        """Entity keys."""
+
+    @_builtins.property
+    def label_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Label key of each row; none when outcomes are joined by prediction id."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_parity_pb2.FeatureValue]:
+        """What transforms took, row after row."""
+
+    @_builtins.property
+    def class_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Probabilities of several classes, row after row; empty otherwise."""
+
+    @_builtins.property
+    def flags(self) -> _containers.RepeatedCompositeFieldContainer[_flags_pb2.RowFlags]:
+        """What is unusual about rows, in their order; a row about which nothing is is not there."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        first_row: _builtins.int = ...,
+        common: Global___PredictionRecord | None = ...,
+        event_time_micros: _abc.Iterable[_builtins.int] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+        raw_scores: _abc.Iterable[_builtins.float] | None = ...,
+        decisions: _abc.Iterable[_builtins.int] | None = ...,
+        numeric_values: _abc.Iterable[_builtins.float] | None = ...,
+        categorical_values: _abc.Iterable[_builtins.str] | None = ...,
+        entities: _abc.Iterable[Global___RowTexts] | None = ...,
+        label_keys: _abc.Iterable[_builtins.str] | None = ...,
+        inputs: _abc.Iterable[_parity_pb2.FeatureValue] | None = ...,
+        class_scores: _abc.Iterable[_builtins.float] | None = ...,
+        flags: _abc.Iterable[_flags_pb2.RowFlags] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["common", b"common"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categorical_values", b"categorical_values", "class_scores", b"class_scores", "common", b"common", "decisions", b"decisions", "entities", b"entities", "event_time_micros", b"event_time_micros", "first_row", b"first_row", "flags", b"flags", "inputs", b"inputs", "label_keys", b"label_keys", "numeric_values", b"numeric_values", "raw_scores", b"raw_scores", "request_id", b"request_id", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestRecord: _TypeAlias = RequestRecord  # noqa: Y015
+
+@_typing.final
+class RowTexts(_message.Message):
+    """A column of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Value of each row."""
+
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowTexts: _TypeAlias = RowTexts  # noqa: Y015
+
+@_typing.final
 class MirroredScore(_message.Message):
     """Score of an arm that did not answer, for a prediction that another arm answered."""
 
