@@ -7,6 +7,7 @@ digests, so one digest fixes model, columns, calibration, threshold, drift refer
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
@@ -103,6 +104,11 @@ class Bundle:
     def categorical(self) -> list[str]:
         """Names of the categorical columns, in order."""
         return [column.name for column in self.columns if column.type == "categorical"]
+
+    @cached_property
+    def fetched(self) -> tuple[str, ...]:
+        """Names of the columns that a request need not bring: what is looked up or computed, transforms' inputs too."""
+        return tuple({column.name: 0 for column in (*self.columns, *self.inputs) if column.source != "request"})
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain values."""

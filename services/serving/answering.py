@@ -1,11 +1,13 @@
 """What is answered and recorded of scored rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from opentelemetry import trace
 
-from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord, RequestRecord, RowTexts
+from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
+from lineal.api.monitor.v1.prediction_pb2 import PredictionRecord, RowTexts
 from lineal.api.registry.v1.endpoint_pb2 import ArmRole
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
 from lineal.api.tabular.v1.flags_pb2 import GuardState, RowFlags
@@ -16,6 +18,8 @@ from tabular.bundle import Bundle
 from tabular.guard import Finding
 from tabular.on_demand import recorded
 
+T = TypeVar("T")
+
 ROLES = {
     ArmRole.ARM_ROLE_CHAMPION: "champion",
     ArmRole.ARM_ROLE_CHALLENGER: "challenger",
@@ -23,8 +27,8 @@ ROLES = {
 }
 
 
-# So many rows lie in one message, since a message must not grow with the largest request.
 _RECORD_ROWS = 1_000
+_CHECKED, _UNKNOWN = GuardState.GUARD_STATE_CHECKED, GuardState.GUARD_STATE_UNKNOWN
 
 
 def flags_of(findings: Sequence[Finding]) -> list[RowFlags]:
@@ -56,11 +60,11 @@ def answer_of(
         arm=ROLES[scored.arm.role],
         generation=loaded.generation,
         feature_position=scored.looked_up.position,
-        field_statuses=scored.looked_up.statuses,
+        field_statuses=scored.looked_up.statuses or None,
         trace_id=f"{context.trace_id:032x}" if context.is_valid else "",
-        classes=scorer.bundle.classes,
-        class_scores=scored.scores.calibrated.reshape(-1).tolist() if scorer.bundle.classes else (),
-        guard=GuardState.GUARD_STATE_UNKNOWN if flags is None else GuardState.GUARD_STATE_CHECKED,
+        classes=scorer.bundle.classes or None,
+        class_scores=scored.scores.calibrated.reshape(-1).tolist() if scorer.bundle.classes else None,
+        guard=_UNKNOWN if flags is None else _CHECKED,
         flags=flags,
     )
 
@@ -73,31 +77,27 @@ def records_of(
     latency: int,
     *,
     champion_instead: bool,
-) -> list[RequestRecord]:
-    """Return the record of a request, in parts of so many rows; `latency` is in microseconds."""
-    bundle = scored.scorer.bundle
+) -> list[RecordPredictionsRequest]:
+    """Return the record of a request as it goes to monitor; `latency` is in microseconds."""
     common = common_of(request, answer, now, latency)
-    common.fallback = champion_instead
-    common.given_columns.extend(
-        dict.fromkeys(
-            column.name
-            for column in (*bundle.columns, *bundle.inputs)
-            if column.source != "request" and column.name in request.columns
-        )
-    )
-    vectors = scored.vectors
+    bundle, vectors = scored.scorer.bundle, scored.vectors
+    if champion_instead:
+        common.fallback = True
+    if bundle.fetched:
+        common.given_columns.extend([name for name in bundle.fetched if name in request.columns])
+    messages = messages_of(request, answer, common, bundle)
     raw = scored.raw_of(answer.decisions).tolist()
-    records = []
-    for whole in parts_of(request, answer, common, bundle):
-        rows = slice(whole.first_row, whole.first_row + len(whole.scores))
-        whole.raw_scores.extend(raw[rows])
-        whole.numeric_values.extend(vectors.numeric[rows].reshape(-1).tolist())
-        whole.categorical_values.extend(vectors.categorical[rows].reshape(-1).tolist())
+    numbers, texts = vectors.numeric.reshape(-1).tolist(), vectors.categorical.reshape(-1).tolist()
+    for message in messages:
+        whole = message.request_records[0]
+        start, end = whole.first_row, whole.first_row + _RECORD_ROWS
+        whole.raw_scores.extend(raw[start:end])
+        whole.numeric_values.extend(_rows(numbers, start, end, request.rows))
+        whole.categorical_values.extend(_rows(texts, start, end, request.rows))
         if scored.taken:
-            for row in range(rows.start, rows.stop):
+            for row in range(start, min(end, request.rows)):
                 whole.inputs.extend(recorded(scored.taken, row))
-        records.append(whole)
-    return records
+    return messages
 
 
 def common_of(request: Request, answer: PredictResponse, now: datetime, latency: int) -> PredictionRecord:
@@ -117,27 +117,41 @@ def common_of(request: Request, answer: PredictResponse, now: datetime, latency:
     )
 
 
-def parts_of(
+def messages_of(
     request: Request, answer: PredictResponse, common: PredictionRecord, bundle: Bundle | None
-) -> Iterable[RequestRecord]:
-    """Yield what is recorded of any answer, in parts of so many rows, with the keys that a bundle takes of each row."""
+) -> list[RecordPredictionsRequest]:
+    """Return what is recorded of any answer, with the keys that a bundle takes of each row.
+
+    Each message has the record of so many rows, since none is to grow with the largest request.
+    """
     entities = _texts(request, bundle.entity_columns) if bundle else {}
     label_keys = _label_keys(request, bundle.label_key) if bundle else []
-    classes = len(answer.class_scores) // request.rows
+    messages = []
     for start in range(0, request.rows, _RECORD_ROWS):
-        rows = slice(start, start + _RECORD_ROWS)
-        yield RequestRecord(
+        end = start + _RECORD_ROWS
+        messages.append(message := RecordPredictionsRequest())
+        whole = message.request_records.add(
             request_id=request.request_id,
             first_row=start,
             common=common,
-            event_time_micros=request.event_time_micros[rows],
-            scores=answer.scores[rows],
-            decisions=answer.decisions[rows],
-            entities=[RowTexts(column=name, values=values[rows]) for name, values in entities.items()],
-            label_keys=label_keys[rows],
-            class_scores=answer.class_scores[start * classes : rows.stop * classes],
-            flags=[each for each in answer.flags if rows.start <= each.row < rows.stop],
+            event_time_micros=request.event_time_micros[start:end],
+            scores=answer.scores[start:end],
+            decisions=answer.decisions[start:end],
         )
+        if entities or label_keys:
+            whole.entities.extend([RowTexts(column=name, values=texts[start:end]) for name, texts in entities.items()])
+            whole.label_keys.extend(label_keys[start:end])
+        if answer.class_scores:
+            whole.class_scores.extend(_rows(answer.class_scores, start, end, request.rows))
+        if answer.flags:
+            whole.flags.extend([each for each in answer.flags if start <= each.row < end])
+    return messages
+
+
+def _rows(values: Sequence[T], start: int, end: int, rows: int) -> Sequence[T]:
+    """Return the values of some rows, of which all have as many."""
+    width = len(values) // rows
+    return values[start * width : end * width]
 
 
 def _label_keys(request: Request, names: tuple[str, ...]) -> list[str]:

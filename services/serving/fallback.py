@@ -8,10 +8,10 @@ from opentelemetry import trace
 
 from chassis.context import time_left
 from chassis.errors import LinealError
-from lineal.api.monitor.v1.prediction_pb2 import RequestRecord
+from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
 from lineal.api.registry.v1.endpoint_pb2 import Endpoint, Fallback
 from lineal.api.serving.v1.serving_service_pb2 import PredictResponse
-from services.serving.answering import common_of, parts_of
+from services.serving.answering import common_of, messages_of
 from services.serving.arms import EndpointSuspended, NoChampion
 from services.serving.loader import BundleUnloadable
 from services.serving.request import Request
@@ -58,9 +58,9 @@ def answer_of(endpoint: Endpoint, generation: int, request: Request, cause: str)
 
 def records_of(
     request: Request, answer: PredictResponse, bundle: Bundle | None, now: datetime, latency: int
-) -> list[RequestRecord]:
-    """Return the record of a request, in parts; `latency` is in microseconds.
+) -> list[RecordPredictionsRequest]:
+    """Return the record of a request as it goes to monitor; `latency` is in microseconds.
 
     `bundle` is the champion's, whose keys name the rows, so that outcomes find them; None where there is none.
     """
-    return list(parts_of(request, answer, common_of(request, answer, now, latency), bundle))
+    return messages_of(request, answer, common_of(request, answer, now, latency), bundle)

@@ -59,11 +59,14 @@ class InputLimits:
             yield from self._texts(f"parameters.{name[:_NAME_CHARACTERS]}", [parameter.string_param])
         yield from self._columns("inputs", len(request.inputs))
         for index, tensor in enumerate(request.inputs[: self.columns]):
+            shape, large = tensor.shape[:], tensor.ByteSize() > self._part_bytes
+            if not large and shape[:1] <= [self.rows] and shape[1:2] <= [self.columns]:
+                continue
             place = f"inputs[{tensor.name[:_NAME_CHARACTERS] or index}]"
-            yield from self._rows(f"{place}.shape", *tensor.shape[:1])
-            yield from self._columns(f"{place}.shape", *tensor.shape[1:2])
+            yield from self._rows(f"{place}.shape", *shape[:1])
+            yield from self._columns(f"{place}.shape", *shape[1:2])
             # Raw texts are cut apart by `services/serving/oip.py`, which knows this limit.
-            if tensor.ByteSize() > self._part_bytes:
+            if large:
                 yield from self._texts(f"{place}.name", [tensor.name])
                 yield from self._lengths(place, tensor.contents.bytes_contents)
 

@@ -46,6 +46,9 @@ class LookedUp:
         )
 
 
+NOTHING = LookedUp()
+
+
 @dataclass(frozen=True)
 class _Question:
     """What has to be the same for requests to go together; an entity's column has one type."""

@@ -3,7 +3,8 @@
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,11 @@ _ARRAYS: dict[str, Any] = {
     name: np.dtype("f8") if dtype.kind in "fb" else np.dtype("u8") if name == "UINT64" else np.dtype("i8")
     for name, dtype in _DTYPES.items()
 }
+# Their typed contents are wider than they are.
+_NARROW = {name for name, dtype in _DTYPES.items() if dtype.kind in "iu" and dtype.itemsize <= 2}
+_TEXT = np.dtype(object)
 _LENGTH = struct.Struct("<I")
+_CHECKED = GuardState.GUARD_STATE_CHECKED
 # MLServer's names of what a tensor or a request holds. Datatypes say the same here, so nothing is decided by them.
 _TENSOR_CONTENT = ("np", "str", "datetime")
 _REQUEST_CONTENT = ("pd", "np", "str")
@@ -79,11 +84,12 @@ def columns_of(
     if request.parameters and (content := text_parameter(request, "content_type")) not in ("", *_REQUEST_CONTENT):
         remedy = f"is {content!r}; send pd (a tensor per column), np (a matrix), or none"
         raise _invalid("parameters.content_type", remedy)
+    inputs = request.inputs
     raws = request.raw_input_contents
-    if raws and len(raws) != len(request.inputs):
-        raise _invalid("raw_input_contents", f"has {len(raws)} entries for {len(request.inputs)} inputs")
+    if raws and len(raws) != len(inputs):
+        raise _invalid("raw_input_contents", f"has {len(raws)} entries for {len(inputs)} inputs")
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for index, tensor in enumerate(request.inputs):
+    for index, tensor in enumerate(inputs):
         name, shape = tensor.name, tensor.shape[:]
         try:
             values = _values(tensor, shape, raws[index] if raws else None, text_bytes)
@@ -104,9 +110,9 @@ def columns_of(
 
 def text_parameter(request: oip.ModelInferRequest, name: str) -> str:
     """Return a parameter as text, empty when it is not there."""
-    if name not in request.parameters:
-        return ""
-    parameter = request.parameters[name]
+    parameter = request.parameters.get(name)
+    if parameter is None or parameter.string_param:
+        return "" if parameter is None else parameter.string_param
     choice = parameter.WhichOneof("parameter_choice")
     return "" if choice is None else str(getattr(parameter, choice))
 
@@ -120,7 +126,7 @@ def add_flags(response: oip.ModelInferResponse, answer: PredictResponse) -> None
         response.parameters["fallback_cause"].string_param = answer.fallback_cause
         response.parameters["fallback_reason"].string_param = answer.fallback_reason
         return
-    checked = answer.guard == GuardState.GUARD_STATE_CHECKED
+    checked = answer.guard == _CHECKED
     response.parameters["guard"].string_param = "checked" if checked else "unknown"
     if checked:
         response.parameters["flagged_rows"].int64_param = len(answer.flags)
@@ -138,25 +144,31 @@ def add_flags(response: oip.ModelInferResponse, answer: PredictResponse) -> None
         response.parameters["flags"].string_param = json.dumps(flags)
 
 
+@dataclass(frozen=True)
+class Output:
+    """A tensor of an answer: FP64 or INT64, its values row after row."""
+
+    datatype: str
+    shape: Sequence[int]
+    values: Sequence[Any]
+
+
 def fill_outputs(
-    response: oip.ModelInferResponse,
-    asked: Sequence[str],
-    available: "dict[str, npt.NDArray[Any]]",
-    *,
-    raw: bool,
+    response: oip.ModelInferResponse, asked: Sequence[str], available: Mapping[str, Output], *, raw: bool
 ) -> None:
     """Add the outputs asked for, or all, raw or typed. Raises TensorInvalid for an unknown name."""
-    unknown = [name for name in asked if name not in available]
-    if unknown:
-        raise _invalid("outputs", f"{unknown[0]!r} is unknown; there are {', '.join(available)}")
     for name in asked or available:
-        values = available[name]
-        datatype = "FP64" if values.dtype.kind == "f" else "INT64"
-        tensor = response.outputs.add(name=name, datatype=datatype, shape=values.shape)
+        output = available.get(name)
+        if output is None:
+            raise _invalid("outputs", f"{name!r} is unknown; there are {', '.join(available)}")
+        datatype, values = output.datatype, output.values
+        tensor = response.outputs.add(name=name, datatype=datatype, shape=output.shape)
         if raw:
-            response.raw_output_contents.append(values.astype(_DTYPES[datatype]).tobytes())
+            response.raw_output_contents.append(np.array(values, _DTYPES[datatype]).tobytes())
+        elif datatype == "FP64":
+            tensor.contents.fp64_contents.extend(values)
         else:
-            getattr(tensor.contents, _CONTENTS[datatype]).extend(values.reshape(-1).tolist())
+            tensor.contents.int64_contents.extend(values)
 
 
 def _values(
@@ -165,42 +177,55 @@ def _values(
     """Return the values of a tensor as `tabular.columns.to_numpy` would: doubles, int64 or texts."""
     if shape and min(shape) < 0:
         raise _TensorFaultError("a request's shape has no variable sides", ".shape")
-    if tensor.parameters:
-        _check_content(tensor)
+    datatype, parameters = tensor.datatype, tensor.parameters
+    if parameters:
+        _check_content(datatype, parameters.get("content_type"))
     count = math.prod(shape) if shape else 0
-    datatype = tensor.datatype
-    if raw is not None and tensor.HasField("contents"):
-        raise _TensorFaultError("has contents although raw_input_contents are there; send one of the two")
-    if datatype == "BYTES":
-        values = _texts(_raw_texts(raw, text_bytes) if raw is not None else tensor.contents.bytes_contents)
-    elif datatype not in _DTYPES:
-        raise _TensorFaultError(f"{datatype!r} is not supported; send {', '.join(_DTYPES)} or BYTES", ".datatype")
-    elif raw is not None:
-        dtype = _DTYPES[datatype]
-        if len(raw) != count * dtype.itemsize:
-            raise _TensorFaultError(f"has {len(raw)} raw bytes, its shape needs {count * dtype.itemsize}")
-        values = np.frombuffer(raw, dtype=dtype).astype(_ARRAYS[datatype], copy=False)
-    elif datatype not in _CONTENTS:
-        raise _TensorFaultError(f"{datatype} can only be sent raw", ".datatype")
-    else:
+    if raw is not None:
+        values = _raw_values(tensor, datatype, count, raw, text_bytes)
+    elif datatype == "BYTES":
+        values = _texts(tensor.contents.bytes_contents[:])
+    elif datatype in _CONTENTS:
         sent = getattr(tensor.contents, _CONTENTS[datatype])
         # `np.array` would look for five protocols of arrays first, which takes longer than to read a few values.
         values = np.fromiter(sent, _ARRAYS[datatype], len(sent))
-        _check_range(datatype, values)
+        if datatype in _NARROW:
+            _check_range(datatype, values)
+    elif datatype in _DTYPES:
+        raise _TensorFaultError(f"{datatype} can only be sent raw", ".datatype")
+    else:
+        raise _unsupported(datatype)
     if len(values) != count:
         raise _TensorFaultError(f"has {len(values)} values, its shape needs {count}")
     return values
 
 
-def _check_content(tensor: oip.ModelInferRequest.InferInputTensor) -> None:
-    content = tensor.parameters["content_type"].string_param if "content_type" in tensor.parameters else ""
+def _raw_values(
+    tensor: oip.ModelInferRequest.InferInputTensor, datatype: str, count: int, raw: bytes, text_bytes: int
+) -> npt.NDArray[Any]:
+    if tensor.HasField("contents"):
+        raise _TensorFaultError("has contents although raw_input_contents are there; send one of the two")
+    if datatype == "BYTES":
+        return _texts(_raw_texts(raw, text_bytes))
+    if datatype not in _DTYPES:
+        raise _unsupported(datatype)
+    dtype = _DTYPES[datatype]
+    if len(raw) != count * dtype.itemsize:
+        raise _TensorFaultError(f"has {len(raw)} raw bytes, its shape needs {count * dtype.itemsize}")
+    return np.frombuffer(raw, dtype=dtype).astype(_ARRAYS[datatype], copy=False)
+
+
+def _unsupported(datatype: str) -> _TensorFaultError:
+    return _TensorFaultError(f"{datatype!r} is not supported; send {', '.join(_DTYPES)} or BYTES", ".datatype")
+
+
+def _check_content(datatype: str, parameter: oip.InferParameter | None) -> None:
+    content = "" if parameter is None else parameter.string_param
     if content and content not in _TENSOR_CONTENT:
         known = ", ".join(_TENSOR_CONTENT)
         raise _TensorFaultError(f"{content!r} is not supported; send {known}, or none", ".parameters.content_type")
-    if content in ("str", "datetime") and tensor.datatype != "BYTES":
-        raise _TensorFaultError(
-            f"{content!r} needs BYTES, the tensor has {tensor.datatype}", ".parameters.content_type"
-        )
+    if content in ("str", "datetime") and datatype != "BYTES":
+        raise _TensorFaultError(f"{content!r} needs BYTES, the tensor has {datatype}", ".parameters.content_type")
 
 
 def _set_nulls(request: oip.ModelInferRequest, name: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -222,36 +247,31 @@ def _set_nulls(request: oip.ModelInferRequest, name: str, arrays: dict[str, npt.
 
 def _check_range(datatype: str, values: npt.NDArray[Any]) -> None:
     """Refuse what a typed tensor of small integers cannot hold: its contents are wider than its datatype."""
-    dtype = _DTYPES[datatype]
-    if dtype.kind not in "iu" or dtype.itemsize > 2 or not len(values):
-        return
-    known = np.iinfo(dtype)
-    if values.min() < known.min or values.max() > known.max:
+    known = np.iinfo(_DTYPES[datatype])
+    if len(values) and (values.min() < known.min or values.max() > known.max):
         raise _TensorFaultError(f"has values outside of {datatype}: {known.min} to {known.max}")
 
 
 def _texts(sent: Sequence[bytes]) -> npt.NDArray[Any]:
-    values = np.empty(len(sent), dtype=object)
     try:
-        values[:] = [text.decode() for text in sent]
+        return np.fromiter(map(bytes.decode, sent), _TEXT, len(sent))
     except UnicodeDecodeError:
         raise _TensorFaultError("holds bytes that are not UTF-8 text") from None
-    return values
 
 
 def _raw_texts(raw: bytes, text_bytes: int) -> list[bytes]:
-    texts, place = [], 0
-    while place < len(raw):
-        if place + _LENGTH.size > len(raw):
+    texts, place, end = [], 0, len(raw)
+    while place < end:
+        start = place + _LENGTH.size
+        if start > end:
             raise _TensorFaultError("its raw bytes end within a length")
         (length,) = _LENGTH.unpack_from(raw, place)
-        place += _LENGTH.size
         if length > text_bytes:
             raise _TensorFaultError(too_long(length, text_bytes))
-        if place + length > len(raw):
-            raise _TensorFaultError("its raw bytes end within an element")
-        texts.append(raw[place : place + length])
-        place += length
+        place = start + length
+        texts.append(raw[start:place])
+    if place > end:
+        raise _TensorFaultError("its raw bytes end within an element")
     return texts
 
 

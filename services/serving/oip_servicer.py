@@ -1,12 +1,9 @@
 """The RPCs of the Open Inference Protocol, over the same application method as ServingService."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 import lineal
 from chassis.clock import Clock
@@ -17,7 +14,7 @@ from lineal.api.inference.v2.inference_service_pb2_grpc import GRPCInferenceServ
 from services.serving.arms import ArmTable, EndpointSuspended, LoadedArms, NoChampion
 from services.serving.input_limits import InputLimits
 from services.serving.lease import LeaseKeeper
-from services.serving.oip import TensorInvalid, add_flags, columns_of, fill_outputs, text_parameter
+from services.serving.oip import Output, TensorInvalid, add_flags, columns_of, fill_outputs, text_parameter
 from services.serving.predictor import Answer, BundleNotServed, Predictor
 from services.serving.request import make
 from services.serving.servicer import required
@@ -90,7 +87,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             endpoint=request.model_name,
             request_id=_request_id(request.id),
             routing_key=text_parameter(request, "routing_key"),
-            columns=columns_of(request, self._order(request), self._limits.text_bytes),
+            columns=columns_of(request, lambda width: self._order(request, width), self._limits.text_bytes),
             event_time_micros=_event_time(text_parameter(request, "event_time")),
             now=self._clock.now(),
             bundle_digest=request.model_version,
@@ -99,13 +96,11 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         response = oip.ModelInferResponse(
             model_name=request.model_name, model_version=answer.response.bundle_digest, id=request.id or made.request_id
         )
-        for name, value in (
-            ("prediction_id", answer.response.prediction_ids[0]),
-            ("bundle_digest", answer.response.bundle_digest),
-            ("arm", answer.response.arm),
-            ("trace_id", answer.response.trace_id),
-        ):
-            response.parameters[name].string_param = value
+        parameters = response.parameters
+        parameters["prediction_id"].string_param = answer.response.prediction_ids[0]
+        parameters["bundle_digest"].string_param = answer.response.bundle_digest
+        parameters["arm"].string_param = answer.response.arm
+        parameters["trace_id"].string_param = answer.response.trace_id
         add_flags(response, answer.response)
         asked = [output.name for output in request.outputs]
         if answer.raw is None and "raw" in asked:
@@ -115,14 +110,14 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         fill_outputs(response, asked, _outputs(answer), raw=bool(request.raw_input_contents))
         return response
 
-    def _order(self, request: oip.ModelInferRequest) -> Callable[[int], Sequence[ModelColumn]]:
-        """Return what names the columns of a matrix by its width."""
+    def _order(self, request: oip.ModelInferRequest, width: int) -> Sequence[ModelColumn]:
+        """Return the columns of a matrix of so many."""
         try:
             bundle = _bundle(self._arms.get(request.model_name), request.model_version)
         except (NoChampion, EndpointSuspended):
             # The predictor refuses the request, or a fallback answers, which takes no column.
-            return lambda width: [ModelColumn(str(number), "numeric") for number in range(width)]
-        return lambda width: _order(bundle, width)
+            return [ModelColumn(str(number), "numeric") for number in range(width)]
+        return _order(bundle, width)
 
     def _ready(self, endpoint: str, version: str) -> bool:
         try:
@@ -146,21 +141,17 @@ def _order(bundle: Bundle, width: int) -> list[ModelColumn]:
     return list(bundle.columns) if len(bundle.columns) == width != len(wanted) else wanted
 
 
-def _outputs(answer: Answer) -> dict[str, npt.NDArray[Any]]:
-    scores = np.fromiter(answer.response.scores, np.float64, len(answer.response.scores))
-    outputs: dict[str, npt.NDArray[Any]] = {}
-    if answer.response.class_scores:
-        outputs["predict"] = np.fromiter(answer.response.decisions, np.int64, len(scores))
-        outputs["predict_proba"] = np.array(answer.response.class_scores).reshape(len(scores), -1)
-    elif answer.response.decisions:
-        outputs["predict"] = np.fromiter(answer.response.decisions, np.int64, len(scores))
-        probabilities = outputs["predict_proba"] = np.empty((len(scores), 2))
-        probabilities[:, 0] = 1 - scores
-        probabilities[:, 1] = scores
-    else:
-        outputs["predict"] = scores
+def _outputs(answer: Answer) -> dict[str, Output]:
+    response = answer.response
+    scores, decisions, class_scores = response.scores[:], response.decisions[:], response.class_scores[:]
+    rows = len(scores)
+    outputs = {"predict": Output("INT64", [rows], decisions) if decisions else Output("FP64", [rows], scores)}
+    if class_scores:
+        outputs["predict_proba"] = Output("FP64", [rows, len(class_scores) // rows], class_scores)
+    elif decisions:
+        outputs["predict_proba"] = Output("FP64", [rows, 2], [each for score in scores for each in (1 - score, score)])
     if answer.raw is not None:
-        outputs["raw"] = answer.raw
+        outputs["raw"] = Output("FP64", answer.raw.shape, answer.raw.reshape(-1).tolist())
     return outputs
 
 

@@ -27,20 +27,22 @@ from services.serving.arms import ArmTable, EndpointUnknown, LoadedArms
 from services.serving.lease import LeaseKeeper
 from services.serving.limiter import Limiter
 from services.serving.loader import BundleUnloadable
-from services.serving.lookups import LookedUp, Lookups
+from services.serving.lookups import NOTHING, LookedUp, Lookups
 from services.serving.recorder import Recorder
 from services.serving.request import Request
 from services.serving.scored import Scored
 from services.serving.scorers import Scorers
+from tabular.guard import Guard
 from tabular.on_demand import OnDemand, on_demand
 from tabular.scorer import Scorer
-from tabular.vectors import ColumnMissing, ColumnMistyped, assemble
+from tabular.vectors import ColumnMissing, ColumnMistyped, Vectors, assemble
 
 _logger = logging.getLogger(__name__)
 # From here on a thread is worth its switch; the compiled applier has scored a thousand rows by then.
 _THREAD_ROWS = 64
 _THREAD_ROWS_COMPILED = 1_000
 _MOST_MIRRORS = 256
+_NOTHING_TAKEN: Mapping[str, npt.NDArray[Any]] = {}
 
 
 class FeatureInvalid(InvalidArgument):
@@ -116,14 +118,19 @@ class Predictor:
             # The request holds on to this generation, whatever happens to the arms meanwhile.
             loaded = self._arms.get(request.endpoint)
             scored, instead = await self._score_routed(loaded, request)
-            answer = answer_of(loaded, scored, request, await self._flags(scored))
+            flags = None if scored.scorer.guard is None else await _flagged(scored.scorer.guard, scored.vectors)
+            answer = answer_of(loaded, scored, request, flags)
         except Exception as error:
             return self._fall_back(request, error, started)
         recording = time.perf_counter()
         latency = _micros(started, recording)
         records = records_of(scored, request, answer, self._clock.now(), latency, champion_instead=instead)
-        self._recorder.record(records, answer, strict=loaded.endpoint.strict)
-        stages = {"features": scored.features_micros, "score": scored.score_micros, "record": _micros(recording)}
+        self._recorder.record(request.endpoint, records, answer, strict=loaded.endpoint.strict)
+        stages = {
+            "lineal.features_micros": scored.features_micros,
+            "lineal.score_micros": scored.score_micros,
+            "lineal.record_micros": _micros(recording),
+        }
         self._describe(request, answer, latency, stages)
         self._mirror(loaded, scored, request)
         return Answer(answer, scored.scores.raw)
@@ -141,8 +148,8 @@ class Predictor:
         latency = _micros(started, recording)
         bundle = self._arms.bundle(request.endpoint)
         records = fallback.records_of(request, answer, bundle, self._clock.now(), latency)
-        self._recorder.record(records, answer, strict=endpoint.strict)
-        self._describe(request, answer, latency, {"record": _micros(recording)})
+        self._recorder.record(request.endpoint, records, answer, strict=endpoint.strict)
+        self._describe(request, answer, latency, {"lineal.record_micros": _micros(recording)})
         return Answer(answer, None)
 
     async def score(self, request: Request) -> Scored:
@@ -201,15 +208,17 @@ class Predictor:
 
     async def _score(self, loaded: LoadedArms, arm: Arm, request: Request) -> Scored:
         given = request.columns
-        scorer = await self._scorers.get(arm.bundle_digest)
+        scorer = self._scorers.held(arm.bundle_digest) or await self._scorers.get(arm.bundle_digest)
         started = time.perf_counter()
-        computing = on_demand(scorer.bundle, given)
-        looked_up = await self._look_up(scorer, request, computing, loaded.lookup_seconds)
-        values = {**looked_up.values, **given}
+        looked_up, taken, values = NOTHING, _NOTHING_TAKEN, given
         try:
-            taken = computing.take(values)
-            made = computing.compute(taken)
-            vectors = assemble(scorer.bundle.columns, {**made, **values}, request.rows)
+            if scorer.bundle.fetched:
+                computing = on_demand(scorer.bundle, given)
+                looked_up = await self._look_up(scorer, request, computing, loaded.lookup_seconds)
+                values = {**looked_up.values, **given}
+                taken = computing.take(values)
+                values = {**computing.compute(taken), **values}
+            vectors = assemble(scorer.bundle.columns, values, request.rows)
         except (ColumnMissing, ColumnMistyped) as error:
             raise _feature_invalid(scorer, given, error) from error
         check_deadline()
@@ -220,23 +229,11 @@ class Predictor:
             scores = await asyncio.to_thread(scorer.score, vectors)
         return Scored(arm, scorer, vectors, scores, looked_up, taken, _micros(started, assembled), _micros(assembled))
 
-    async def _flags(self, scored: Scored) -> list[RowFlags] | None:
-        """Return what is unusual about rows; None where the bundle has no guard."""
-        guard = scored.scorer.guard
-        if guard is None:
-            return None
-        vectors = scored.vectors
-        # As lists, whose values guards take several times as fast.
-        seen = vectors, vectors.numeric.tolist(), vectors.categorical.tolist()
-        if len(vectors) < _THREAD_ROWS_COMPILED:
-            return flags_of(guard.find(*seen))
-        return flags_of(await asyncio.to_thread(guard.find, *seen))
-
     async def _look_up(self, scorer: Scorer, request: Request, computing: OnDemand, seconds: float | None) -> LookedUp:
         bundle = scorer.bundle
         wanted = (*bundle.columns, *computing.inputs)
         if all(column.source != "view" or column.name in request.columns for column in wanted):
-            return LookedUp()
+            return NOTHING
         left = time_left()
         with deadline_in(left if seconds is None else min(seconds, math.inf if left is None else left)):
             return await self._lookups.get(
@@ -265,7 +262,7 @@ class Predictor:
                 "lineal.feature_position": answer.feature_position,
                 "lineal.predict_micros": latency,
                 "lineal.flagged_rows": len(answer.flags),
-                **{f"lineal.{stage}_micros": micros for stage, micros in stages.items()},
+                **stages,
             }
         )
 
@@ -323,6 +320,15 @@ class Predictor:
                 for row in range(request.rows)
             ]
         self._recorder.mirror(found)
+
+
+async def _flagged(guard: Guard, vectors: Vectors) -> list[RowFlags]:
+    """Return what is unusual about rows."""
+    # As lists, whose values guards take several times as fast.
+    seen = vectors, vectors.numeric.tolist(), vectors.categorical.tolist()
+    if len(vectors) < _THREAD_ROWS_COMPILED:
+        return flags_of(guard.find(*seen))
+    return flags_of(await asyncio.to_thread(guard.find, *seen))
 
 
 def _micros(since: float, until: float | None = None) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from chassis.errors import Unavailable
 from lineal.api.monitor.v1.monitor_service_pb2 import RecordPredictionsRequest
-from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord, RequestRecord
+from lineal.api.monitor.v1.prediction_pb2 import MirroredScore, PredictionRecord
 from lineal.api.serving.v1.serving_service_pb2 import EndpointCounters, PredictResponse
 from lineal.api.tabular.v1.flags_pb2 import GuardState
 from services.serving.spool import Spool, SpoolFull
@@ -20,6 +20,7 @@ _BATCH_BYTES = 1 << 20
 _LINGER_SECONDS = 0.05
 _BACKOFF_SECONDS = (0.2, 2.0)
 _ANSWERS = 20_000
+_UNKNOWN = GuardState.GUARD_STATE_UNKNOWN
 # A client may repeat a request as long as this after its answer was recorded, also across a restart.
 _KEEP_SECONDS = 120.0
 
@@ -52,7 +53,7 @@ class _Counts:
         """Count what is unusual about an answer, or its rows."""
         if answer.fallback_cause:
             self.fallbacks[answer.fallback_cause] += len(answer.prediction_ids)
-        if answer.guard == GuardState.GUARD_STATE_UNKNOWN:
+        if answer.guard == _UNKNOWN:
             self.unguarded += len(answer.prediction_ids)
         for flags in answer.flags:
             self.out_of_range += bool(flags.out_of_range)
@@ -79,15 +80,17 @@ class Recorder:
         """Return the answer that a request has had, None when it is new."""
         return self._answers.get(request_id)
 
-    def record(self, records: Sequence[RequestRecord], answer: PredictResponse, *, strict: bool) -> None:
+    def record(
+        self, endpoint: str, records: Sequence[RecordPredictionsRequest], answer: PredictResponse, *, strict: bool
+    ) -> None:
         """Spool the records of an answer before it is sent.
 
         Raises CannotRecord on a strict endpoint when they cannot be written; elsewhere they are counted as dropped.
         """
-        endpoint, rows = records[0].common.endpoint, len(answer.prediction_ids)
+        rows = len(answer.prediction_ids)
         counts = self._of(endpoint)
         try:
-            self._append(*(RecordPredictionsRequest(request_records=[each]) for each in records))
+            self._append(records)
         except SpoolFull as error:
             if strict:
                 raise CannotRecord(f"the prediction cannot be recorded, so it is refused: {error}") from error
@@ -100,7 +103,7 @@ class Recorder:
     def mirror(self, scores: Sequence[MirroredScore]) -> None:
         """Spool scores of arms that did not answer; what cannot be written is left out."""
         try:
-            self._append(RecordPredictionsRequest(mirrored_scores=scores))
+            self._append([RecordPredictionsRequest(mirrored_scores=scores)])
         except SpoolFull as error:
             _logger.error("%d mirrored scores are not recorded: %s", len(scores), error)
 
@@ -177,8 +180,8 @@ class Recorder:
         self._sent(rows, (place[0], place[1]))
         return len(data)
 
-    def _append(self, *requests: RecordPredictionsRequest) -> None:
-        self._spool.append(*(request.SerializeToString() for request in requests))
+    def _append(self, requests: Sequence[RecordPredictionsRequest]) -> None:
+        self._spool.append(*[request.SerializeToString() for request in requests])
         self._waiting.set()
 
     def _sent(self, rows: "Counter[str]", place: tuple[int, int]) -> None:
@@ -194,7 +197,10 @@ class Recorder:
             self._spool.release(self._exhausted.popleft()[1])
 
     def _of(self, endpoint: str) -> _Counts:
-        return self._counts.setdefault(endpoint, _Counts())
+        counts = self._counts.get(endpoint)
+        if counts is None:
+            counts = self._counts[endpoint] = _Counts()
+        return counts
 
     def _remember(self, answer: PredictResponse) -> None:
         self._answers[answer.request_id] = answer

@@ -39,7 +39,8 @@ class Request:
 
     def prediction_ids(self) -> list[str]:
         """Return the id of each row's prediction."""
-        return [f"{self.request_id}/{row}" for row in range(self.rows)]
+        request_id = self.request_id
+        return [f"{request_id}/{row}" for row in range(self.rows)]
 
     def column(self, name: str) -> Column:
         """Return a column as other services take it."""

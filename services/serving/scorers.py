@@ -25,11 +25,17 @@ class Scorers:
     def __len__(self) -> int:
         return len(self._held)
 
-    async def get(self, digest: str) -> Scorer:
-        """Return the scorer of a bundle, loaded once for all who wait for it. Raises BundleUnloadable."""
+    def held(self, digest: str) -> Scorer | None:
+        """Return the scorer of a bundle that is loaded, None where it has to be waited for."""
         scorer = self._held.get(digest)
         if scorer is not None:
             self._held.move_to_end(digest)
+        return scorer
+
+    async def get(self, digest: str) -> Scorer:
+        """Return the scorer of a bundle, loaded once for all who wait for it. Raises BundleUnloadable."""
+        scorer = self.held(digest)
+        if scorer is not None:
             return scorer
         loading = self._loading.get(digest)
         if loading is None:

@@ -41,7 +41,7 @@ class Spool:
 
     def append(self, *frames: bytes) -> None:
         """Write frames, all or none of them. Raises SpoolFull, and then nothing of them is left."""
-        data = b"".join(part for frame in frames for part in (_HEADER.pack(len(frame), zlib.crc32(frame)), frame))
+        data = b"".join([_HEADER.pack(len(frame), zlib.crc32(frame)) + frame for frame in frames])
         if self._size + len(data) > self._max_bytes:
             raise SpoolFull(f"the spool {self._folder} has reached {self._max_bytes >> 20} MiB")
         try:

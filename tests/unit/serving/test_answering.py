@@ -140,9 +140,10 @@ def test_a_request_is_recorded_as_its_rows_would_be(
     flags = [RowFlags(row=row, unseen=["shop"], rarity=9.5) for row in range(0, rows, 4)]
     loaded = LoadedArms(Endpoint(name="e"), 3, (), {})
     answer = answer_of(loaded, of, asked, flags if keyed else None)
-    records = records_of(of, asked, answer, NOW, LATENCY, champion_instead=keyed)
-    assert [len(each.scores) for each in records] == [min(1_000, rows - start) for start in range(0, rows, 1_000)]
-    found = [record for each in records for record in expanded(each)]
+    messages = records_of(of, asked, answer, NOW, LATENCY, champion_instead=keyed)
+    parts = [whole for message in messages for whole in message.request_records]
+    assert [len(each.scores) for each in parts] == [min(1_000, rows - start) for start in range(0, rows, 1_000)]
+    found = [record for each in parts for record in expanded(each)]
     assert serialised(found) == row_by_row(of, asked, answer, instead=keyed)
 
 
@@ -150,8 +151,8 @@ def test_a_fallback_is_recorded_as_its_rows_would_be() -> None:
     asked = request(3, keyed=True)
     declared = Endpoint(name="e", fallback=Fallback(score=0.5, decision=1, reason="safe"))
     answer = fallback.answer_of(declared, 3, asked, "features")
-    records = fallback.records_of(asked, answer, scored("binary", 1).scorer.bundle, NOW, LATENCY)
-    found = [record for each in records for record in expanded(each)]
+    (message,) = fallback.records_of(asked, answer, scored("binary", 1).scorer.bundle, NOW, LATENCY)
+    found = [record for each in message.request_records for record in expanded(each)]
     assert serialised(found) == serialised(
         [
             PredictionRecord(

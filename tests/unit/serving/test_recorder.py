@@ -42,21 +42,22 @@ async def test_an_answer_is_restored_with_its_flags_after_a_restart(tmp_path: Pa
         guard=GuardState.GUARD_STATE_CHECKED,
         flags=[flags],
     )
-    record = RequestRecord(
+    whole = RequestRecord(
         request_id="0" * 8,
         common=PredictionRecord(endpoint="shop", arm="champion", guard=answer.guard),
         scores=answer.scores,
         decisions=answer.decisions,
         flags=[flags],
     )
-    recorder(tmp_path).record([record], answer, strict=True)
+    recorder(tmp_path).record("shop", [RecordPredictionsRequest(request_records=[whole])], answer, strict=True)
     assert recorder(tmp_path).answered("0" * 8) == answer
 
 
 async def test_records_stay_in_the_spool_while_monitor_does_not_know_them(tmp_path: Path) -> None:
     made = recorder(tmp_path, _before)
-    record = RequestRecord(common=PredictionRecord(endpoint="shop"), scores=[0.25, 0.5, 0.75])
-    made.record([record], PredictResponse(prediction_ids=["a/0", "a/1", "a/2"]), strict=True)
+    whole = RequestRecord(common=PredictionRecord(endpoint="shop"), scores=[0.25, 0.5, 0.75])
+    answer = PredictResponse(prediction_ids=["a/0", "a/1", "a/2"])
+    made.record("shop", [RecordPredictionsRequest(request_records=[whole])], answer, strict=True)
     await made.drain()
     assert counted(made) == (3, 0, 3)
     made._send = _everything
