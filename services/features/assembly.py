@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -33,7 +32,6 @@ from tabular.sorted_rows import Values
 from tabular.transforms import extended, needed, outputs
 
 Ints = npt.NDArray[np.int64]
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 CUTOFF = "cutoff"
 LABEL = "label"
 LABEL_TIME = "label_time"
@@ -213,11 +211,17 @@ def _instants(micros: Ints | None, rows: Ints) -> pa.Array:
 
 
 def in_final_order(table: pa.Table, row_key: Sequence[str]) -> pa.Table:
-    """Return rows by cut-off, then row key. Where they came so, as from an orderly source, nothing is sorted."""
+    """Return rows by cut-off, then row key."""
+    order = final_order(table, row_key)
+    return (table if order is None else table.take(order)).combine_chunks()
+
+
+def final_order(table: pa.Table, row_key: Sequence[str]) -> pa.Array | None:
+    """Return the order by cut-off, then row key; None where rows came so, as from an orderly source."""
     names = [CUTOFF, *row_key]
-    if not _ascending([table[name] for name in names]):
-        table = table.sort_by([(name, "ascending") for name in names])
-    return table.combine_chunks()
+    if _ascending([table[name] for name in names]):
+        return None
+    return pc.sort_indices(table, [(name, "ascending") for name in names])
 
 
 def _ascending(columns: Sequence[pa.ChunkedArray]) -> bool:
@@ -342,22 +346,6 @@ def _by_code(code: Ints) -> Ints:
     small = code.max(initial=0) < np.iinfo(np.int16).max
     order: Ints = np.argsort(code.astype(np.int16) if small else code, kind="stable")
     return order
-
-
-def buckets_of(columns: Sequence[pa.ChunkedArray], buckets: int) -> Ints:
-    """Return the bucket of each row by its key: equal keys of equal types share one, in any table."""
-    mixed = np.zeros(len(columns[0]), dtype=np.uint64)
-    for column in columns:
-        encoded = column.combine_chunks().dictionary_encode()
-        values = encoded.dictionary
-        if pa.types.is_timestamp(values.type):
-            values = values.cast(pa.int64())
-        hashed = pd.util.hash_array(values.to_numpy(zero_copy_only=False), categorize=False)
-        # The last one stands for null, which an index of -1 finds.
-        code = pc.fill_null(encoded.indices, -1).to_numpy()
-        mixed = mixed * _ODD + np.append(hashed, np.uint64(0))[code]
-    bucket: Ints = (mixed % np.uint64(buckets)).astype(np.int64)
-    return bucket
 
 
 def _micros(column: pa.ChunkedArray | pa.Array) -> Ints:

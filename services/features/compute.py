@@ -19,8 +19,9 @@ from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from services.features import assembly, steps
 from services.features.assembly import Files
+from services.features.scratch import Scratch
 from services.features.settings import Settings
-from services.features.steps import Built, Held, Place, Plan, Slice, Source
+from services.features.steps import Built, Cut, Held, Place, Plan, Source
 
 # How work is cut, by rows alone: the bytes of a training set must not depend on where it is built.
 _ROWS_PER_LOAD = 1_000_000
@@ -75,18 +76,17 @@ class _Build:
         self._progress = progress
         self._stop = stop
         self._artifacts = artifact_store(place.artifacts, Path(place.cache))
-        self._scratch = artifact_store(place.scratch, Path(place.cache))
+        self._scratch = Scratch(place.scratch, Path(place.cache))
         self._registered = FeatureSetRegistered.FromString(plan.feature_set)
         self._feature_set = self._registered.feature_set
-        self._columns = columns_needed(self._registered, plan)
         self._corrected: dict[str, tuple[str, ...]] = {}
+        self._results: dict[str, Any] = {}
         self._done = 0
         self._steps = 0
 
     def run(self) -> Built:
-        spine = self._plan.sources[self._feature_set.spine.dataset]
-        label = self._feature_set.label
-        row_key = self._row_key(self._feature_set.spine.dataset)
+        name, label = self._feature_set.spine.dataset, self._feature_set.label
+        spine, row_key = self._plan.sources[name], self._row_key(name)
         # Rows of one row key must meet, and so must a row and its label.
         labelled = self._plan.span.labelled
         together = not labelled or set(label.key) <= set(row_key)
@@ -101,25 +101,29 @@ class _Build:
             self._note(self._stage("corrections", self._corrections([label.dataset])))
         corrections = self._corrections(used)
         keys = list(label.key) if labelled and together else row_key
-        left = self._held(self._feature_set.spine.dataset, keys, buckets)
-        right = self._held(label.dataset, list(label.key), buckets if together else 1) if labelled else left
+        columns = columns_entering(self._registered, self._plan)
+        left = right = self._held(name, keys, buckets, columns[name])
+        if labelled:
+            of_label = columns[label.dataset]
+            right = self._held(label.dataset, list(label.key), buckets if together else 1, of_label)
         rows = self._stage(
             "rows and labels",
             {f"spine {n}": (steps.spine, self._plan, left, right, n, of_view) for n in range(buckets)} | corrections,
         )
         self._note({name: rows.pop(name) for name in corrections})
-        cut = self._cut(rows)
+        days = [days for _, days in rows.values()]
+        cut = Cut([digest for digest, _ in rows.values()], steps.slices(days, _ROWS_PER_SLICE))
         wanted: dict[str, Step] = {}
         for n, taken in enumerate(self._feature_set.view_features):
             view = self._view(taken.view)
-            held = self._held(view.dataset, list(view.entity_keys), of_view[n])
+            held = self._held(view.dataset, list(view.entity_keys), of_view[n], self._loaded(view))
             for bucket in range(of_view[n]):
                 wanted[f"view {n} {bucket}"] = (steps.features, self._plan, n, held, cut, bucket, of_view[n])
         found = self._stage("features", wanted)
         views = [[found[f"view {n} {bucket}"] for bucket in range(count)] for n, count in enumerate(of_view)]
         finished = self._stage(
             "training set",
-            {f"slice {n}": (steps.finish, self._plan, n, part, views) for n, part in enumerate(cut)},
+            {f"slice {n}": (steps.finish, self._plan, n, cut, views) for n in range(len(cut.slices))},
         )
         if not all(self._there(result) for result in finished.values()):
             raise FilesCollected(
@@ -140,23 +144,32 @@ class _Build:
         most = max(self._plan.sources[dataset].rows, self._plan.sources[self._feature_set.spine.dataset].rows)
         return 1 + most // _ROWS_PER_BUCKET
 
-    def _held(self, name: str, keys: list[str], buckets: int, columns: list[str] | None = None) -> Held:
-        """Cut rows into buckets of keys where there are several; only some columns, and rows numbered, where named."""
+    def _loaded(self, view: FeatureView) -> list[str]:
+        """Return the columns that all views of these rows by these keys take, so that they are cut once for all."""
+        columns: list[str] = []
+        for taken in self._feature_set.view_features:
+            other = self._view(taken.view)
+            if (other.dataset, other.entity_keys) == (view.dataset, view.entity_keys):
+                declared = assembly.dataset_of(self._plan.sources[other.dataset].declaration)
+                columns += assembly.columns_loaded(taken, other, declared)
+        return list(dict.fromkeys(columns))
+
+    def _held(self, name: str, keys: list[str], buckets: int, columns: list[str], *, numbered: bool = False) -> Held:
+        """Cut columns of rows into buckets of keys where there are several; with the rows' numbers where wanted."""
         source = self._plan.sources[name]
         corrected = self._corrected.get(name, ())
         if buckets == 1:
             return Held(self._files(name, [digest for digest, _ in source.files], columns), [], corrected)
         first, wanted = 0, dict[str, Step]()
-        kind = "partition" if columns is None else "versions"
         for n, (group, rows) in enumerate(_groups(source)):
             held = Held(self._files(name, group, columns), [], corrected, first)
-            wanted[f"{kind} {name} {keys} {n}"] = (steps.partition, held, keys, buckets, columns is not None)
+            wanted[f"rows {n} of {name} {keys} {columns} {numbered}"] = (steps.partition, held, keys, buckets, numbered)
             first += rows
-        return Held(self._files(name, []), list(self._stage("reading snapshots", wanted).values()))
+        return Held(self._files(name, [], columns), list(self._stage("reading snapshots", wanted).values()))
 
-    def _files(self, name: str, digests: list[str], columns: list[str] | None = None) -> Files:
+    def _files(self, name: str, digests: list[str], columns: list[str]) -> Files:
         declaration = self._plan.sources[name].declaration
-        return Files(self._place.artifacts, self._place.cache, declaration, digests, columns or self._columns[name])
+        return Files(self._place.artifacts, self._place.cache, declaration, digests, columns)
 
     def _corrections(self, names: Iterable[str]) -> dict[str, Step]:
         """Return the steps that find the corrected rows of datasets."""
@@ -165,7 +178,7 @@ class _Build:
             declared, row_key = assembly.dataset_of(self._plan.sources[name].declaration), self._row_key(name)
             times = [column for column in (declared.event_time, declared.available_time) if column]
             buckets = 1 + self._plan.sources[name].rows // _ROWS_PER_BUCKET
-            held = self._held(name, row_key, buckets, list(dict.fromkeys([*row_key, *times])))
+            held = self._held(name, row_key, buckets, list(dict.fromkeys([*row_key, *times])), numbered=True)
             for n in range(buckets):
                 wanted[f"corrected {name} {n}"] = (steps.corrected, self._plan, name, held, n)
         return wanted
@@ -176,40 +189,29 @@ class _Build:
                 _, name, _ = step.split(" ")
                 self._corrected[name] = (*self._corrected.get(name, ()), digest)
 
-    def _cut(self, rows: Mapping[str, Any]) -> list[Slice]:
-        digests, days = [digest for digest, _ in rows.values()], [days for _, days in rows.values()]
-        parts = [
-            [Slice(digest, *span) for digest, span in zip(digests, spans, strict=True)]
-            for spans in steps.slices(days, _ROWS_PER_SLICE)
-        ]
-        if len(digests) == 1:
-            return [part for (part,) in parts]
-        found = self._stage(
-            "rows and labels", {f"merged {n}": (steps.merged, self._plan, part) for n, part in enumerate(parts)}
-        )
-        counts = [sum(piece.rows for piece in part) for part in parts]
-        return [Slice(digest, 0, count) for digest, count in zip(found.values(), counts, strict=True)]
-
     def _stage(self, stage: str, wanted: Mapping[str, Step]) -> dict[str, Any]:
         """Run steps that need nothing of each other; return their results by name, in the order wanted."""
-        results = {name: self._journal.result(name, self._there) for name in wanted}
-        missing = [name for name, result in results.items() if result is None]
+        for name in wanted.keys() - self._results.keys():
+            # Of an earlier call, and what it names is looked at once, since that takes reading it.
+            if (found := self._journal.result(name, self._there)) is not None:
+                self._results[name] = found
+        missing = [name for name in wanted if name not in self._results]
         self._done += len(wanted) - len(missing)
         self._steps = max(self._steps, self._done + len(missing))
         todo = {name: (wanted[name][0], self._place, *wanted[name][1:]) for name in missing}
         for name, result in self._cluster.results(todo, self._stop):
-            results[name] = result
+            self._results[name] = result
             self._journal.record(name, result)
             self._done += 1
             self._progress(stage, self._done, self._steps)
-        return results
+        return {name: self._results[name] for name in wanted}
 
     def _there(self, result: Any) -> bool:
         if isinstance(result, str):
-            return self._scratch.exists(result)
+            return self._scratch.whole(result)
         first = result[0]
         if isinstance(first, str):
-            return not first or self._scratch.exists(first)
+            return not first or self._scratch.whole(first)
         # Files of the training set itself: it is about to name them, so they must not be collected meanwhile.
         return all(self._artifacts.touch(digest) for digest, _ in first)
 
@@ -233,19 +235,14 @@ def _cache() -> str:
     return str(Path(tempfile.gettempdir()) / "lineal-artifact-cache")
 
 
-def columns_needed(registered: FeatureSetRegistered, plan: Plan) -> dict[str, list[str]]:
-    """Return the columns that a build reads, by dataset."""
-    feature_set = registered.feature_set
-    wanted: dict[str, list[str]] = {name: [] for name in plan.sources}
-    spine, label = feature_set.spine.dataset, feature_set.label
-    wanted[spine] += steps.columns_kept(registered, plan)
+def columns_entering(registered: FeatureSetRegistered, plan: Plan) -> dict[str, list[str]]:
+    """Return the columns of the spine's and the label's dataset that rows and labels are made of."""
+    spine, label = registered.feature_set.spine.dataset, registered.feature_set.label
+    wanted = {spine: steps.columns_kept(registered, plan)}
     if plan.span.labelled:
         wanted[spine] += label.key
-        wanted[label.dataset] += [*label.key, label.column]
-    for used in feature_set.view_features:
-        view = FeatureView.FromString(plan.views[used.view])
-        wanted[view.dataset] += [*view.entity_keys, *assembly.columns_read(used, view)]
-    for name, source in plan.sources.items():
-        declared = assembly.dataset_of(source.declaration)
-        wanted[name] += [column for column in (declared.event_time, declared.available_time) if column]
+        wanted.setdefault(label.dataset, []).extend([*label.key, label.column])
+    for name, columns in wanted.items():
+        declared = assembly.dataset_of(plan.sources[name].declaration)
+        columns += [column for column in (declared.event_time, declared.available_time) if column]
     return {name: list(dict.fromkeys(columns)) for name, columns in wanted.items()}

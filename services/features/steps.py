@@ -3,9 +3,8 @@
     partition  rows of some files, by bucket of keys     (only for what is too large for one task)
     corrected  rows of one bucket of row keys that are superseded, and when
     spine      keys, cut-offs and labels of one bucket, in order
-    merged     one slice of time of all spine buckets     (only where there are several)
-    features   one view's features of one bucket of keys, by slice
-    finish     the Parquet files of one slice
+    features   one view's features of one bucket of keys, by slice of time
+    finish     the Parquet files of one slice, in their final order
 
 A step reads artifacts and results of earlier steps by digest, and returns plain JSON values, so that a result can be
 written down and a build can go on where it was left. How rows are cut depends on the numbers of rows alone, never on
@@ -15,10 +14,12 @@ the cluster: the same inputs give the same bytes on any number of workers.
 import functools
 import hashlib
 import json
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,21 @@ from lineal.api.features.v1.events_pb2 import FeatureSetRegistered
 from lineal.api.features.v1.feature_set_pb2 import ColumnSource
 from lineal.api.features.v1.feature_view_pb2 import FeatureView
 from lineal.api.ingest.v1.dataset_pb2 import Dataset
-from services.features import assembly, scratch
+from services.features import assembly
 from services.features.assembly import CUTOFF, LABEL, LABEL_TIME, SUPERSEDED, Files, Range, ViewRows
+from services.features.buckets import buckets_of, cut
+from services.features.scratch import Scratch
 from tabular import keys
 from tabular.definitions import spine_keys
+from tabular.keys import Ints
 from tabular.parquet import to_parquet
 
 _DAY = 86_400_000_000
 _ROWS_PER_FILE = 1_000_000
+# Whose features are computed at once.
+_ROWS_TOGETHER = 250_000
 # Part of a build's name: results of steps that worked differently are not taken over.
-_STEPS = 3
+_STEPS = 4
 POSITION = "__position"
 _BUCKET = "__bucket_{}"
 
@@ -107,12 +113,11 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Rows of the spine that follow each other: a range of a result."""
+class Cut:
+    """The rows that enter: the results of `spine`, and of each slice of time the range of each as (first row, rows)."""
 
-    digest: str
-    first: int
-    rows: int
+    spines: list[str]
+    slices: list[list[tuple[int, int]]]
 
 
 def partition(place: Place, held: Held, names: Sequence[str], buckets: int, numbered: bool = False) -> str:
@@ -120,8 +125,8 @@ def partition(place: Place, held: Held, names: Sequence[str], buckets: int, numb
     table = _rows(place, held, 0)
     if numbered:
         table = _numbered(table, held.first)
-    bucket = assembly.buckets_of([table[name] for name in names], buckets)
-    return scratch.write(_scratch(place), (table.filter(pa.array(bucket == n)) for n in range(buckets)))
+    bucket = buckets_of([table[name] for name in names], buckets)
+    return _scratch(place).write(cut(table, bucket, buckets))
 
 
 def corrected(place: Place, plan: Plan, name: str, held: Held, bucket: int) -> tuple[str, int]:
@@ -134,7 +139,7 @@ def corrected(place: Place, plan: Plan, name: str, held: Held, bucket: int) -> t
     if SUPERSEDED not in table.column_names:
         return "", 0
     table = table.select([POSITION, SUPERSEDED]).filter(pc.less(table[SUPERSEDED], keys.NEVER))
-    return scratch.write(_scratch(place), [table]), table.num_rows
+    return _scratch(place).write([table]), table.num_rows
 
 
 def spine(
@@ -158,13 +163,13 @@ def spine(
     for n, (wanted, buckets) in enumerate(zip(feature_set.view_features, of_view, strict=True)):
         if buckets > 1:
             names = spine_keys(wanted, FeatureView.FromString(plan.views[wanted.view]))
-            numbers = assembly.buckets_of([table[name] for name in names], buckets)
+            numbers = buckets_of([table[name] for name in names], buckets)
             table = table.append_column(_BUCKET.format(n), pa.array(numbers.astype(np.uint16)))
     days = [(0, table.num_rows)]
     if of_spine.event_time:
         day, rows = np.unique(table[CUTOFF].cast(pa.int64()).to_numpy() // _DAY, return_counts=True)
         days = list(zip(day.tolist(), rows.tolist(), strict=True))
-    return scratch.write(_scratch(place), [table]), days
+    return _scratch(place).write([table]), days
 
 
 def columns_kept(registered: FeatureSetRegistered, plan: Plan) -> list[str]:
@@ -201,7 +206,7 @@ def slices(days: Sequence[Sequence[tuple[int, int]]], most: int) -> list[list[tu
         ends = list(accumulate((count for _, count in bucket), initial=0))
         first = 0
         for n, last in enumerate(last_days):
-            end = ends[sum(day <= last for day, _ in bucket)]
+            end = ends[bisect_right(bucket, last, key=itemgetter(0))]
             found[n].append((first, end - first))
             first = end
         if not last_days:
@@ -209,57 +214,101 @@ def slices(days: Sequence[Sequence[tuple[int, int]]], most: int) -> list[list[tu
     return found
 
 
-def merged(place: Place, plan: Plan, parts: Sequence[Slice]) -> str:
-    """Put one slice of all spine buckets in its final order."""
-    declared = FeatureSetRegistered.FromString(plan.feature_set).feature_set.spine.dataset
-    table = pa.concat_tables([_slice(place, part) for part in parts])
-    return scratch.write(_scratch(place), [assembly.in_final_order(table, dataset(plan, declared).row_key)])
+def features(place: Place, plan: Plan, n: int, held: Held, cut: Cut, bucket: int, buckets: int) -> str:
+    """Compute the nth view's features for one bucket of keys: a table per slice, with the rows' places in it.
 
-
-def features(place: Place, plan: Plan, n: int, held: Held, cut: Sequence[Slice], bucket: int, buckets: int) -> str:
-    """Compute the nth view's features for one bucket of keys: a table per slice, with the rows' places in it."""
+    A place is that among the slice's rows of all spine buckets, one bucket's after the other's.
+    """
     feature_set = FeatureSetRegistered.FromString(plan.feature_set).feature_set
     wanted = feature_set.view_features[n]
     view = FeatureView.FromString(plan.views[wanted.view])
-    columns = [*spine_keys(wanted, view), CUTOFF, *([_BUCKET.format(n)] if buckets > 1 else [])]
     of_view = dataset(plan, view.dataset)
     table = _rows(place, held, bucket, assembly.columns_loaded(wanted, view, of_view))
     rows = ViewRows(feature_set, n, view, of_view, table)
 
-    def computed(part: Slice) -> pa.Table:
-        asked = _slice(place, part, columns)
-        places = np.arange(part.rows, dtype=np.int32)
-        if buckets > 1:
-            mine = asked[_BUCKET.format(n)].to_numpy() == bucket
-            asked, places = asked.filter(pa.array(mine)), places[mine]
-        return rows.features(asked).append_column(POSITION, pa.array(places))
+    asked = [_asked(place, name, n, spine_keys(wanted, view), bucket, buckets) for name in cut.spines]
+    return _scratch(place).write(_by_slice(rows, cut, asked))
 
-    # One after another: of an entity that most rows ask for, no more than a slice's are held at once.
-    return scratch.write(_scratch(place), (computed(part) for part in cut))
+
+def _asked(place: Place, name: str, n: int, columns: Sequence[str], bucket: int, buckets: int) -> tuple[pa.Table, Ints]:
+    """Return the rows of a spine bucket that ask one bucket of the nth view's keys, with their numbers."""
+    if buckets == 1:
+        table = _scratch(place).read(name, 0, [*columns, CUTOFF])
+        return table, np.arange(table.num_rows)
+    table = _scratch(place).read(name, 0, [*columns, CUTOFF, _BUCKET.format(n)])
+    numbers = np.flatnonzero(table[_BUCKET.format(n)].to_numpy() == bucket)
+    return table.take(pa.array(numbers)), numbers
+
+
+def _by_slice(rows: ViewRows, cut: Cut, asked: Sequence[tuple[pa.Table, Ints]]) -> Iterator[pa.Table]:
+    """Yield a table of features for each slice, of the rows that ask."""
+    first, count = (np.array([[span[i] for span in spans] for spans in cut.slices], dtype=np.int64) for i in (0, 1))
+    # From a row's number in its spine bucket to its place in the slice.
+    shift = np.cumsum(count, axis=1) - count - first
+    # Where each slice begins among the rows that ask, and where the last one ends.
+    bounds = np.vstack([first, first[-1] + count[-1]])
+    edges = np.array([np.searchsorted(numbers, bounds[:, i]) for i, (_, numbers) in enumerate(asked)])
+    # Of an entity that most rows ask for, no more than a slice's are held at once; of others, several slices'.
+    for start, end in _groups(np.diff(edges.sum(axis=0)).tolist(), _ROWS_TOGETHER):
+        counts = np.diff(edges[:, start : end + 1])
+        tables, places = [], []
+        for i, (table, numbers) in enumerate(asked):
+            span = slice(edges[i, start], edges[i, end])
+            tables.append(table[span])
+            places.append(numbers[span] + np.repeat(shift[start:end, i], counts[i]))
+        found = rows.features(pa.concat_tables(tables))
+        found = found.append_column(POSITION, pa.array(np.concatenate(places).astype(np.int32)))
+        if len(asked) > 1:
+            slice_of = np.concatenate([np.repeat(np.arange(end - start), each) for each in counts])
+            found = found.take(pa.array(np.argsort(slice_of, kind="stable")))
+        at = 0
+        for size in counts.sum(axis=0).tolist():
+            yield found.slice(at, size)
+            at += size
+
+
+def _groups(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of what follows each other, of no more than `most` together or of one alone."""
+    start = held = 0
+    for n, size in enumerate(sizes):
+        if n > start and held + size > most:
+            yield start, n
+            start, held = n, 0
+        held += size
+    yield start, len(sizes)
 
 
 def finish(
-    place: Place, plan: Plan, number: int, part: Slice, views: Sequence[Sequence[str]]
+    place: Place, plan: Plan, number: int, cut: Cut, views: Sequence[Sequence[str]]
 ) -> tuple[list[tuple[str, int]], float]:
     """Write one slice as Parquet files; return them with their rows, and the sum of the labels."""
     registered = FeatureSetRegistered.FromString(plan.feature_set)
+    row_key = dataset(plan, registered.feature_set.spine.dataset).row_key
+    pieces = zip(cut.spines, cut.slices[number], strict=True)
+    spine = pa.concat_tables([_scratch(place).read(name, 0).slice(*span) for name, span in pieces])
+    told = [_BUCKET.format(n) for n in range(len(views))]
+    spine = spine.select([name for name in spine.column_names if name not in told]).combine_chunks()
+    order = assembly.final_order(spine, row_key) if len(cut.spines) > 1 else None
     parts = []
     for digests in views:
-        tables = pa.concat_tables([scratch.read(_scratch(place), digest, number) for digest in digests])
-        if len(digests) > 1:
-            tables = tables.take(np.argsort(tables[POSITION].to_numpy(), kind="stable"))
-        parts.append(tables.drop_columns([POSITION]))
+        table = pa.concat_tables([_scratch(place).read(digest, number) for digest in digests]).combine_chunks()
+        rows = np.empty(table.num_rows, dtype=np.int64)
+        rows[table[POSITION].to_numpy()] = np.arange(table.num_rows)
+        table = table.drop_columns([POSITION])
+        if len(digests) > 1 or order is not None:
+            table = table.take(pa.array(rows) if order is None else pa.array(rows).take(order))
+        parts.append(table)
     table = assembly.finished(
-        _slice(place, part),
-        dataset(plan, registered.feature_set.spine.dataset).row_key,
+        spine if order is None else spine.take(order),
+        row_key,
         registered.entity_columns,
         [(column.name, column.type) for column in registered.columns],
         parts,
         registered.feature_set.transforms,
     )
     store = _store(place.artifacts, place.cache)
-    pieces = [table.slice(start, _ROWS_PER_FILE) for start in range(0, max(table.num_rows, 1), _ROWS_PER_FILE)]
-    return [(store.put(to_parquet(piece)), piece.num_rows) for piece in pieces], assembly.label_sum(table)
+    files = [table.slice(start, _ROWS_PER_FILE) for start in range(0, max(table.num_rows, 1), _ROWS_PER_FILE)]
+    return [(store.put(to_parquet(file)), file.num_rows) for file in files], assembly.label_sum(table)
 
 
 def dataset(plan: Plan, name: str) -> Dataset:
@@ -270,12 +319,12 @@ def dataset(plan: Plan, name: str) -> Dataset:
 def _rows(place: Place, held: Held, bucket: int, columns: Sequence[str] | None = None) -> pa.Table:
     if held.parts:
         # Mapped: a column that nobody looks at is not read.
-        tables = [scratch.read(_scratch(place), digest, bucket) for digest in held.parts]
+        tables = [_scratch(place).read(digest, bucket) for digest in held.parts]
         return pa.concat_tables(tables)
     table = assembly.load(held.files if columns is None else replace(held.files, columns=list(columns)))
     if not held.corrected:
         return table
-    found = pa.concat_tables([scratch.read(_scratch(place), digest, 0) for digest in held.corrected])
+    found = pa.concat_tables([_scratch(place).read(digest, 0) for digest in held.corrected])
     superseded = np.full(table.num_rows, keys.NEVER, dtype=np.int64)
     numbers = found[POSITION].to_numpy() - held.first
     mine = (numbers >= 0) & (numbers < len(superseded))
@@ -287,12 +336,9 @@ def _numbered(table: pa.Table, first: int) -> pa.Table:
     return table.append_column(POSITION, pa.array(np.arange(first, first + table.num_rows)))
 
 
-def _slice(place: Place, part: Slice, columns: Sequence[str] | None = None) -> pa.Table:
-    return scratch.read(_scratch(place), part.digest, 0, columns).slice(part.first, part.rows)
-
-
-def _scratch(place: Place) -> ArtifactStore:
-    return _store(place.scratch, place.cache)
+@functools.cache
+def _scratch(place: Place) -> Scratch:
+    return Scratch(place.scratch, Path(place.cache))
 
 
 @functools.cache

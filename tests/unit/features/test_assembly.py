@@ -5,6 +5,7 @@ import pytest
 
 from services.features import assembly
 from services.features.assembly import Range
+from services.features.buckets import buckets_of
 from tabular.schema import arrow_schema
 from tests.integration.features.world import at, random_trips
 from tests.unit.tabular.declarations import ends, feature_set, trips, view
@@ -57,11 +58,11 @@ def test_a_spine_without_rows_is_empty() -> None:
 
 def test_equal_keys_share_a_bucket_in_any_table() -> None:
     texts, numbers = ["ann", None, "bob", "ann"], [1, 2, None, 1]
-    whole = assembly.buckets_of([pa.chunked_array([texts]), pa.chunked_array([numbers])], 1_000_000)
+    whole = buckets_of([pa.chunked_array([texts]), pa.chunked_array([numbers])], 1_000_000)
     assert whole[0] == whole[3]
     assert len(set(whole.tolist())) == 3
     parted = [pa.chunked_array([["zoe"], texts[2:]]), pa.chunked_array([[9], numbers[2:]])]
-    assert assembly.buckets_of(parted, 1_000_000)[1:].tolist() == whole[2:].tolist()
+    assert buckets_of(parted, 1_000_000)[1:].tolist() == whole[2:].tolist()
 
 
 def test_a_sample_is_the_same_rows_whatever_else_is_there() -> None:
