@@ -17,6 +17,7 @@ from tabular.request_records import expanded
 
 _logger = logging.getLogger(__name__)
 _BATCH_BYTES = 1 << 20
+# Longer would save some of a core, and who proves what was answered just now would not find it.
 _LINGER_SECONDS = 0.05
 _BACKOFF_SECONDS = (0.2, 2.0)
 _ANSWERS = 20_000
