@@ -31,6 +31,11 @@ class Journal:
             os.utime(self.scratch)
         self._results: dict[str, Any] = dict(lines[1:])
 
+    @property
+    def recorded(self) -> int:
+        """How many steps were written down, also those of which the results are gone."""
+        return len(self._results)
+
     def result(self, step: str, there: Callable[[Any], bool]) -> Any:
         """Return the result of a step, None where there is none or what it names is gone."""
         found = self._results.get(step)

@@ -7,7 +7,7 @@ steps it was at and nothing else. Rows reach the workers from the artifact store
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ _ROWS_PER_LOAD = 1_000_000
 _ROWS_PER_SPINE_BUCKET = 1_500_000
 _ROWS_PER_BUCKET = 2_000_000
 _ROWS_PER_SLICE = 250_000
+# What the names of steps begin with that cut rows into buckets.
+_ROWS = "rows"
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,7 +83,6 @@ class _Build:
         self._feature_set = self._registered.feature_set
         self._corrected: dict[str, tuple[str, ...]] = {}
         self._results: dict[str, Any] = {}
-        self._done = 0
         self._steps = 0
 
     def run(self) -> Built:
@@ -98,40 +99,50 @@ class _Build:
         if labelled and set(label.key) != set(self._row_key(label.dataset)):
             # The newest row of a label key need not be the newest version of its row.
             used.pop(label.dataset, None)
-            self._note(self._stage("corrections", self._corrections([label.dataset])))
-        corrections = self._corrections(used)
+            self._note(
+                self._stage(
+                    "corrections", self._corrected_names([label.dataset]), lambda: self._corrections([label.dataset])
+                )
+            )
         keys = list(label.key) if labelled and together else row_key
-        columns = columns_entering(self._registered, self._plan)
-        left = right = self._held(name, keys, buckets, columns[name])
-        if labelled:
-            of_label = columns[label.dataset]
-            right = self._held(label.dataset, list(label.key), buckets if together else 1, of_label)
-        rows = self._stage(
-            "rows and labels",
-            {f"spine {n}": (steps.spine, self._plan, left, right, n, of_view) for n in range(buckets)} | corrections,
-        )
-        self._note({name: rows.pop(name) for name in corrections})
+
+        def entering() -> dict[str, Step]:
+            columns = columns_entering(self._registered, self._plan)
+            corrections = self._corrections(used)
+            left = right = self._held(name, keys, buckets, columns[name])
+            if labelled:
+                of_label = columns[label.dataset]
+                right = self._held(label.dataset, list(label.key), buckets if together else 1, of_label)
+            spines = {f"spine {n}": (steps.spine, self._plan, left, right, n, of_view) for n in range(buckets)}
+            return spines | corrections
+
+        corrected = self._corrected_names(used)
+        rows = self._stage("rows and labels", [*(f"spine {n}" for n in range(buckets)), *corrected], entering)
+        self._note({each: rows.pop(each) for each in corrected})
         days = [days for _, days in rows.values()]
         cut = Cut([digest for digest, _ in rows.values()], steps.slices(days, _ROWS_PER_SLICE))
-        wanted: dict[str, Step] = {}
-        for n, taken in enumerate(self._feature_set.view_features):
-            view = self._view(taken.view)
-            held = self._held(view.dataset, list(view.entity_keys), of_view[n], self._loaded(view))
-            for bucket in range(of_view[n]):
-                wanted[f"view {n} {bucket}"] = (steps.features, self._plan, n, held, cut, bucket, of_view[n])
-        found = self._stage("features", wanted)
-        views = [[found[f"view {n} {bucket}"] for bucket in range(count)] for n, count in enumerate(of_view)]
-        finished = self._stage(
-            "training set",
-            {f"slice {n}": (steps.finish, self._plan, n, cut, views) for n in range(len(cut.slices))},
-        )
+
+        def computed() -> dict[str, Step]:
+            wanted: dict[str, Step] = {}
+            for n, taken in enumerate(self._feature_set.view_features):
+                view = self._view(taken.view)
+                held = self._held(view.dataset, list(view.entity_keys), of_view[n], self._loaded(view))
+                for bucket in range(of_view[n]):
+                    wanted[f"view {n} {bucket}"] = (steps.features, self._plan, n, held, cut, bucket, of_view[n])
+            return wanted
+
+        names = [[f"view {n} {bucket}" for bucket in range(count)] for n, count in enumerate(of_view)]
+        found = self._stage("features", [each for of_one in names for each in of_one], computed)
+        views = [[found[each] for each in of_one] for of_one in names]
+        files = {f"slice {n}": (steps.finish, self._plan, n, cut, views) for n in range(len(cut.slices))}
+        finished = self._stage("training set", list(files), lambda: files)
         if not all(self._there(result) for result in finished.values()):
             raise FilesCollected(
                 "files of the training set were collected while it was built; call again to have them made"
             )
-        files = [(digest, rows) for made, _ in finished.values() for digest, rows in made]
-        count = sum(rows for _, rows in files)
-        return Built(files, math.fsum(labels for _, labels in finished.values()) / count if count else 0.0)
+        built = [(digest, count) for made, _ in finished.values() for digest, count in made]
+        count = sum(count for _, count in built)
+        return Built(built, math.fsum(labels for _, labels in finished.values()) / count if count else 0.0)
 
     def _view(self, name: str) -> FeatureView:
         return FeatureView.FromString(self._plan.views[name])
@@ -163,9 +174,16 @@ class _Build:
         first, wanted = 0, dict[str, Step]()
         for n, (group, rows) in enumerate(_groups(source)):
             held = Held(self._files(name, group, columns), [], corrected, first)
-            wanted[f"rows {n} of {name} {keys} {columns} {numbered}"] = (steps.partition, held, keys, buckets, numbered)
+            wanted[f"{_ROWS} {n} of {name} {keys} {columns} {numbered}"] = (
+                steps.partition,
+                held,
+                keys,
+                buckets,
+                numbered,
+            )
             first += rows
-        return Held(self._files(name, [], columns), list(self._stage("reading snapshots", wanted).values()))
+        parts = self._stage("reading snapshots", list(wanted), lambda: wanted)
+        return Held(self._files(name, [], columns), list(parts.values()))
 
     def _files(self, name: str, digests: list[str], columns: list[str]) -> Files:
         declaration = self._plan.sources[name].declaration
@@ -177,11 +195,15 @@ class _Build:
         for name in names:
             declared, row_key = assembly.dataset_of(self._plan.sources[name].declaration), self._row_key(name)
             times = [column for column in (declared.event_time, declared.available_time) if column]
-            buckets = 1 + self._plan.sources[name].rows // _ROWS_PER_BUCKET
-            held = self._held(name, row_key, buckets, list(dict.fromkeys([*row_key, *times])), numbered=True)
-            for n in range(buckets):
-                wanted[f"corrected {name} {n}"] = (steps.corrected, self._plan, name, held, n)
+            steps_of = self._corrected_names([name])
+            held = self._held(name, row_key, len(steps_of), list(dict.fromkeys([*row_key, *times])), numbered=True)
+            for n, step in enumerate(steps_of):
+                wanted[step] = (steps.corrected, self._plan, name, held, n)
         return wanted
+
+    def _corrected_names(self, names: Iterable[str]) -> list[str]:
+        counts = {name: 1 + self._plan.sources[name].rows // _ROWS_PER_BUCKET for name in names}
+        return [f"corrected {name} {n}" for name, count in counts.items() for n in range(count)]
 
     def _note(self, corrections: Mapping[str, tuple[str, int]]) -> None:
         for step, (digest, rows) in corrections.items():
@@ -189,22 +211,32 @@ class _Build:
                 _, name, _ = step.split(" ")
                 self._corrected[name] = (*self._corrected.get(name, ()), digest)
 
-    def _stage(self, stage: str, wanted: Mapping[str, Step]) -> dict[str, Any]:
-        """Run steps that need nothing of each other; return their results by name, in the order wanted."""
-        for name in wanted.keys() - self._results.keys():
-            # Of an earlier call, and what it names is looked at once, since that takes reading it.
+    def _stage(self, stage: str, names: Sequence[str], make: Callable[[], Mapping[str, Step]]) -> dict[str, Any]:
+        """Run steps that need nothing of each other; return their results by name.
+
+        Where there are all of an earlier call, `make` is not called, and what the steps would read is not made.
+        """
+        for name in set(names) - self._results.keys():
+            # What it names is looked at once, since that takes reading it.
             if (found := self._journal.result(name, self._there)) is not None:
                 self._results[name] = found
-        missing = [name for name in wanted if name not in self._results]
-        self._done += len(wanted) - len(missing)
-        self._steps = max(self._steps, self._done + len(missing))
+        missing = [name for name in names if name not in self._results]
+        wanted = make() if missing else {}
+        self._steps = max(self._steps, self._journal.recorded + len(missing))
         todo = {name: (wanted[name][0], self._place, *wanted[name][1:]) for name in missing}
         for name, result in self._cluster.results(todo, self._stop):
             self._results[name] = result
             self._journal.record(name, result)
-            self._done += 1
-            self._progress(stage, self._done, self._steps)
-        return {name: self._results[name] for name in wanted}
+            self._progress(stage, self._journal.recorded, self._steps)
+        results = {name: self._results[name] for name in names}
+        if not any(name.startswith(_ROWS) for name in names):
+            self._forget_rows()
+        return results
+
+    def _forget_rows(self) -> None:
+        """Remove rows that were cut for a stage that is done, so that no memory and no disk is spent on them."""
+        for name in [name for name in self._results if name.startswith(_ROWS)]:
+            self._scratch.remove(self._results.pop(name))
 
     def _there(self, result: Any) -> bool:
         if isinstance(result, str):

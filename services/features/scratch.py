@@ -60,6 +60,11 @@ class Scratch:
             reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
         return pa.Table.from_batches([reader.get_batch(number)])
 
+    def remove(self, name: str) -> None:
+        """Remove a file that nobody reads any more; where files are elsewhere they stay until the build ends."""
+        if self._remote is None:
+            (self._folder / name).unlink(missing_ok=True)
+
     def whole(self, name: str) -> bool:
         """Tell whether a file is there with the bytes that were written. Reads it."""
         with suppress(LinealError, FileNotFoundError):
