@@ -4,6 +4,7 @@
 Needs a running Lineal (`lineal up`). Open it where `# %%` makes cells, or run it: `python -m examples.shop.notebook`.
 """
 
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -66,6 +67,9 @@ late = pd.DataFrame(
 )
 known = client.outcomes("payments", late, batch_id="late payments")
 recorded = client.predictions("unpaid", min_position=known.position)
+while not answers["prediction_id"].isin(recorded["prediction_id"]).all():
+    time.sleep(0.1)  # serving has each on its disk, and sends them to monitor in batches
+    recorded = client.predictions("unpaid", min_position=known.position)
 show(recorded.head())
 
 # %% Where one answer comes from, and the rows that its model learnt from
