@@ -67,8 +67,9 @@ late = pd.DataFrame(
 )
 known = client.outcomes("payments", late, batch_id="late payments")
 recorded = client.predictions("unpaid", min_position=known.position)
-while not answers["prediction_id"].isin(recorded["prediction_id"]).all():
-    time.sleep(0.1)  # serving has each on its disk, and sends them to monitor in batches
+end = time.monotonic() + 60
+while not answers["prediction_id"].isin(recorded["prediction_id"]).all() and time.monotonic() < end:
+    time.sleep(0.1)  # between two looks: serving has each on its disk, and sends them to monitor in batches
     recorded = client.predictions("unpaid", min_position=known.position)
 show(recorded.head())
 
